@@ -1,0 +1,1 @@
+//! Tests of davit under real containerd, dockerd and podman.

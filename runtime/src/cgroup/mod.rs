@@ -1,0 +1,1 @@
+//! Cgroups: where a container's processes are counted, limited, frozen and killed.

@@ -1,0 +1,251 @@
+//! The life of a container: create, start, exec, kill, pause, resume, delete, and its state on disk.
+//!
+//! This is the library's interface: `cli` and the shim call these functions and nothing below them.
+
+use std::os::fd::OwnedFd;
+use std::path::PathBuf;
+
+use oci_spec::runtime::Process;
+
+mod error;
+
+pub use error::Error;
+
+/// Result of a container operation.
+pub type Result<T> = std::result::Result<T, Error>;
+
+/// What runc's global flags say: where state lives and how cgroups are driven.
+#[derive(Clone, Debug)]
+pub struct Runtime {
+    /// State directory, `--root`; each container has a directory `<root>/<id>` in it.
+    pub root: PathBuf,
+    /// `--systemd-cgroup`: cgroups are made by systemd.
+    pub systemd_cgroup: bool,
+    /// `--rootless`: whether cgroup permission errors are ignored.
+    pub rootless: bool,
+}
+
+/// Where the terminal's master end goes when `process.terminal` is true.
+#[derive(Debug)]
+pub enum Console {
+    /// No terminal is expected: the process inherits the caller's stdio.
+    Inherit,
+    /// `--console-socket`: connect to this AF_UNIX stream socket and send the master by SCM_RIGHTS.
+    Socket(PathBuf),
+    /// The same over an already connected socket (foreground `run`, the shim).
+    Connected(OwnedFd),
+}
+
+/// How the root is changed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum RootSwitch {
+    /// pivot_root(2), the default.
+    Pivot,
+    /// `--no-pivot`: MS_MOVE and chroot, for a rootfs on a ramdisk.
+    Move,
+}
+
+/// Arguments of [`create`] and [`run`].
+#[derive(Debug)]
+pub struct CreateOptions {
+    /// Container id, validated by [`create`].
+    pub id: String,
+    /// Directory that holds config.json.
+    pub bundle: PathBuf,
+    /// Terminal hand-over.
+    pub console: Console,
+    /// `--pid-file`: written atomically once the process exists.
+    pub pid_file: Option<PathBuf>,
+    /// `--pidfd-socket`: AF_UNIX stream socket that gets the pidfd by SCM_RIGHTS.
+    pub pidfd_socket: Option<PathBuf>,
+    /// pivot_root or MS_MOVE.
+    pub root_switch: RootSwitch,
+    /// False for `--no-new-keyring`.
+    pub new_keyring: bool,
+    /// `--preserve-fds N`: descriptors 3 to 3+N-1 stay open in the container.
+    pub preserve_fds: u32,
+}
+
+/// Arguments of [`exec`].
+#[derive(Debug)]
+pub struct ExecOptions {
+    /// The process to start, complete: flags are already merged into it.
+    pub process: Process,
+    /// Terminal hand-over.
+    pub console: Console,
+    /// `--pid-file`.
+    pub pid_file: Option<PathBuf>,
+    /// `--pidfd-socket`.
+    pub pidfd_socket: Option<PathBuf>,
+    /// `--preserve-fds N`.
+    pub preserve_fds: u32,
+    /// `--ignore-paused`: allow it in a paused container.
+    pub ignore_paused: bool,
+    /// `--cgroup`: a sub-cgroup of the container's, per controller list or for all.
+    pub cgroup: Vec<String>,
+}
+
+/// A process that the runtime has started.
+#[derive(Debug)]
+pub struct Started {
+    /// Its pid in the caller's pid namespace.
+    pub pid: i32,
+    /// A pidfd for it (kernel 5.3).
+    pub pidfd: OwnedFd,
+}
+
+/// Status words of the runtime-spec, plus runc's `paused`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Status {
+    /// Made, the user's program has not started.
+    Created,
+    /// The user's program runs.
+    Running,
+    /// Frozen by `pause`.
+    Paused,
+    /// The init process is gone.
+    Stopped,
+}
+
+impl Status {
+    /// The word that `state` and `list` print.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Status::Created => "created",
+            Status::Running => "running",
+            Status::Paused => "paused",
+            Status::Stopped => "stopped",
+        }
+    }
+}
+
+/// What `state` and `list` print of a container.
+#[derive(Clone, Debug)]
+pub struct ContainerState {
+    /// ociVersion of the config.
+    pub oci_version: String,
+    /// Container id.
+    pub id: String,
+    /// Pid of init in the caller's pid namespace; 0 when stopped.
+    pub pid: i32,
+    /// Status now.
+    pub status: Status,
+    /// Absolute path of the bundle.
+    pub bundle: PathBuf,
+    /// Absolute path of the root filesystem.
+    pub rootfs: PathBuf,
+    /// Creation time, RFC 3339 with nanoseconds in UTC, as runc writes it.
+    pub created: String,
+    /// Annotations of config.json, ordered by key.
+    pub annotations: std::collections::BTreeMap<String, String>,
+    /// Uid that owns the state directory.
+    pub owner_uid: u32,
+}
+
+/// Which processes [`kill`] signals.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum KillTarget {
+    /// The init process.
+    Init,
+    /// `--all`: every process of the container's cgroup.
+    All,
+}
+
+/// Makes the container and leaves its init waiting for [`start`].
+///
+/// Stdio is the caller's (descriptors 0 to 2) unless `process.terminal` is set.
+///
+/// # Errors
+/// Any [`Error`]; nothing is left behind then.
+pub fn create(_runtime: &Runtime, _options: CreateOptions) -> Result<Started> {
+    Err(Error::Unsupported("create"))
+}
+
+/// Starts the user's program of a created container and returns once it was executed.
+///
+/// # Errors
+/// [`Error::NotFound`], or an error in runc's words when the container is not in state created.
+pub fn start(_runtime: &Runtime, _id: &str) -> Result<()> {
+    Err(Error::Unsupported("start"))
+}
+
+/// [`create`] and [`start`] in one, without the exec fifo.
+///
+/// # Errors
+/// Any [`Error`]; nothing is left behind then.
+pub fn run(_runtime: &Runtime, _options: CreateOptions) -> Result<Started> {
+    Err(Error::Unsupported("run"))
+}
+
+/// The `process` object of a container's config.json: what `exec` flags are merged into.
+///
+/// # Errors
+/// [`Error::NotFound`], or when the bundle's config.json can't be read.
+pub fn process_template(_runtime: &Runtime, _id: &str) -> Result<Process> {
+    Err(Error::Unsupported("exec"))
+}
+
+/// Starts a further process in a running container and returns once it was executed.
+///
+/// # Errors
+/// Any [`Error`]: [`Error::Stopped`] and [`Error::Paused`] among them.
+pub fn exec(_runtime: &Runtime, _id: &str, _options: ExecOptions) -> Result<Started> {
+    Err(Error::Unsupported("exec"))
+}
+
+/// Sends a signal.
+///
+/// # Errors
+/// [`Error::NotFound`], [`Error::NotRunning`].
+pub fn kill(_runtime: &Runtime, _id: &str, _signal: i32, _target: KillTarget) -> Result<()> {
+    Err(Error::Unsupported("kill"))
+}
+
+/// Removes a stopped container (or a created one); with `force` a running one too, by SIGKILL first.
+///
+/// # Errors
+/// [`Error::NotFound`] (also with `force`: the command line ignores it then), [`Error::NotStopped`].
+pub fn delete(_runtime: &Runtime, _id: &str, _force: bool) -> Result<()> {
+    Err(Error::Unsupported("delete"))
+}
+
+/// A container's state now.
+///
+/// # Errors
+/// [`Error::NotFound`].
+pub fn state(_runtime: &Runtime, _id: &str) -> Result<ContainerState> {
+    Err(Error::Unsupported("state"))
+}
+
+/// Every container under the root, ordered by id; those that vanish meanwhile are left out.
+///
+/// # Errors
+/// When the root can't be read; a missing root is an empty list.
+pub fn list(_runtime: &Runtime) -> Result<Vec<ContainerState>> {
+    Err(Error::Unsupported("list"))
+}
+
+/// Pids of all processes in the container's cgroup, sub-cgroups included.
+///
+/// # Errors
+/// [`Error::NotFound`].
+pub fn pids(_runtime: &Runtime, _id: &str) -> Result<Vec<i32>> {
+    Err(Error::Unsupported("ps"))
+}
+
+/// Freezes the container's cgroup.
+///
+/// # Errors
+/// [`Error::NotFound`], [`Error::NotRunning`].
+pub fn pause(_runtime: &Runtime, _id: &str) -> Result<()> {
+    Err(Error::Unsupported("pause"))
+}
+
+/// Thaws it.
+///
+/// # Errors
+/// [`Error::NotFound`], [`Error::NotPaused`].
+pub fn resume(_runtime: &Runtime, _id: &str) -> Result<()> {
+    Err(Error::Unsupported("resume"))
+}

@@ -1,0 +1,10 @@
+//! davit: an OCI container runtime as a library. The binary `davit` and the shim are its two users.
+//!
+//! Modules depend one way: `cli` → `container` → {`plan`, `init`, `cgroup`, `seccomp`, `security`} →
+//! {`rootfs`, `path`} → `sys`. `spec` and `plan` are pure: no I/O, no root.
+
+pub mod cgroup;
+pub mod cli;
+pub mod container;
+pub mod seccomp;
+pub mod sys;

@@ -1,0 +1,1 @@
+//! Seccomp: an OCI profile (runtime-spec config-linux.md, "Seccomp") becomes a classic BPF program.

@@ -1,0 +1,1 @@
+//! Black-box tests of the davit binary with real containers.
