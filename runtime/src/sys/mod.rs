@@ -1,0 +1,18 @@
+//! The only `unsafe` code: one small wrapper for each system call that nix lacks.
+//!
+//! Each wrapper takes owned or borrowed descriptors and C strings, returns `io::Result`, and says which
+//! kernel brought the call. Nothing here decides policy.
+#![allow(unsafe_code)]
+
+pub mod fs;
+pub mod mount;
+pub mod prctl;
+pub mod process;
+pub mod seccomp;
+
+use std::io;
+
+/// Turns a raw system call's `-1` into the errno.
+fn check(ret: libc::c_long) -> io::Result<libc::c_long> {
+    if ret < 0 { Err(io::Error::last_os_error()) } else { Ok(ret) }
+}

@@ -1,0 +1,156 @@
+//! The new mount API (kernel 5.2; mount_setattr 5.12).
+
+use std::ffi::CStr;
+use std::io;
+use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
+
+use super::check;
+
+/// `struct mount_attr`.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct MountAttr {
+    /// MOUNT_ATTR_* to set.
+    pub set: u64,
+    /// MOUNT_ATTR_* to clear.
+    pub clear: u64,
+    /// MS_SHARED, MS_SLAVE, MS_PRIVATE or MS_UNBINDABLE; 0 leaves it.
+    pub propagation: u64,
+    /// User namespace descriptor for MOUNT_ATTR_IDMAP.
+    pub userns_fd: u64,
+}
+
+/// Whether a mount call acts on one mount or on the whole tree below it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Reach {
+    /// This mount only.
+    One,
+    /// AT_RECURSIVE.
+    Tree,
+}
+
+fn owned(fd: libc::c_long) -> OwnedFd {
+    // SAFETY: every caller passes a descriptor that the kernel has just made for us.
+    unsafe { OwnedFd::from_raw_fd(fd as RawFd) }
+}
+
+/// fsopen(2): a context for a new filesystem of this type.
+///
+/// # Errors
+/// ENODEV for an unknown type, EPERM, ENOSYS before 5.2.
+pub fn fsopen(fstype: &CStr) -> io::Result<OwnedFd> {
+    const FSOPEN_CLOEXEC: libc::c_uint = 1;
+    // SAFETY: fstype outlives the call.
+    check(unsafe { libc::syscall(libc::SYS_fsopen, fstype.as_ptr(), FSOPEN_CLOEXEC) }).map(owned)
+}
+
+/// fsconfig(FSCONFIG_SET_STRING).
+///
+/// # Errors
+/// EINVAL for an unknown key or bad value.
+pub fn fsconfig_string(context: BorrowedFd<'_>, key: &CStr, value: &CStr) -> io::Result<()> {
+    const SET_STRING: libc::c_uint = 1;
+    // SAFETY: key and value outlive the call.
+    check(unsafe {
+        libc::syscall(libc::SYS_fsconfig, context.as_raw_fd(), SET_STRING, key.as_ptr(), value.as_ptr(), 0)
+    })
+    .map(drop)
+}
+
+/// fsconfig(FSCONFIG_SET_FLAG).
+///
+/// # Errors
+/// EINVAL for an unknown key.
+pub fn fsconfig_flag(context: BorrowedFd<'_>, key: &CStr) -> io::Result<()> {
+    const SET_FLAG: libc::c_uint = 0;
+    let none = std::ptr::null::<libc::c_char>();
+    // SAFETY: key outlives the call.
+    check(unsafe { libc::syscall(libc::SYS_fsconfig, context.as_raw_fd(), SET_FLAG, key.as_ptr(), none, 0) })
+        .map(drop)
+}
+
+/// fsconfig(FSCONFIG_CMD_CREATE): makes the superblock.
+///
+/// # Errors
+/// Whatever the filesystem's mount would give.
+pub fn fsconfig_create(context: BorrowedFd<'_>) -> io::Result<()> {
+    const CMD_CREATE: libc::c_uint = 6;
+    let none = std::ptr::null::<libc::c_char>();
+    // SAFETY: the command takes no pointers.
+    check(unsafe { libc::syscall(libc::SYS_fsconfig, context.as_raw_fd(), CMD_CREATE, none, none, 0) }).map(drop)
+}
+
+/// fsmount(2): a detached mount of a context's superblock, with MOUNT_ATTR_* set.
+///
+/// # Errors
+/// EPERM where the user namespace may not show such a mount, EINVAL.
+pub fn fsmount(context: BorrowedFd<'_>, attrs: u64) -> io::Result<OwnedFd> {
+    const FSMOUNT_CLOEXEC: libc::c_uint = 1;
+    // SAFETY: integers only.
+    check(unsafe { libc::syscall(libc::SYS_fsmount, context.as_raw_fd(), FSMOUNT_CLOEXEC, attrs) }).map(owned)
+}
+
+/// open_tree(2) with OPEN_TREE_CLONE: a detached copy of the mount at `path` (empty: at `dir` itself).
+///
+/// # Errors
+/// EPERM, ENOENT, EINVAL for an unbindable mount or one of another mount namespace.
+pub fn clone_tree(dir: BorrowedFd<'_>, path: &CStr, reach: Reach) -> io::Result<OwnedFd> {
+    const OPEN_TREE_CLONE: libc::c_uint = 1;
+    const AT_RECURSIVE: libc::c_uint = 0x8000;
+    let mut flags = OPEN_TREE_CLONE | libc::O_CLOEXEC as libc::c_uint;
+    if reach == Reach::Tree {
+        flags |= AT_RECURSIVE;
+    }
+    if path.is_empty() {
+        flags |= libc::AT_EMPTY_PATH as libc::c_uint;
+    }
+    // SAFETY: path outlives the call.
+    check(unsafe { libc::syscall(libc::SYS_open_tree, dir.as_raw_fd(), path.as_ptr(), flags) }).map(owned)
+}
+
+/// move_mount(2): attaches the detached mount `from` on the directory or file `to`, both by descriptor.
+///
+/// # Errors
+/// EINVAL when the target is unsuitable, ENOTDIR for file on directory, EPERM.
+pub fn move_mount(from: BorrowedFd<'_>, to: BorrowedFd<'_>) -> io::Result<()> {
+    const F_EMPTY_PATH: libc::c_uint = 0x4;
+    const T_EMPTY_PATH: libc::c_uint = 0x40;
+    let empty = c"".as_ptr();
+    // SAFETY: both paths are the empty string.
+    check(unsafe {
+        libc::syscall(
+            libc::SYS_move_mount,
+            from.as_raw_fd(),
+            empty,
+            to.as_raw_fd(),
+            empty,
+            F_EMPTY_PATH | T_EMPTY_PATH,
+        )
+    })
+    .map(drop)
+}
+
+/// mount_setattr(2) on the mount of a descriptor (kernel 5.12).
+///
+/// # Errors
+/// ENOSYS before 5.12, EPERM for a locked flag in a user namespace, EINVAL.
+pub fn mount_setattr(mount: BorrowedFd<'_>, attr: &MountAttr, reach: Reach) -> io::Result<()> {
+    const AT_RECURSIVE: libc::c_uint = 0x8000;
+    let mut flags = libc::AT_EMPTY_PATH as libc::c_uint;
+    if reach == Reach::Tree {
+        flags |= AT_RECURSIVE;
+    }
+    let size = size_of::<MountAttr>();
+    // SAFETY: attr has the kernel's layout of version 0 and outlives the call.
+    check(unsafe {
+        libc::syscall(
+            libc::SYS_mount_setattr,
+            mount.as_raw_fd(),
+            c"".as_ptr(),
+            flags,
+            std::ptr::from_ref(attr),
+            size,
+        )
+    })
+    .map(drop)
+}

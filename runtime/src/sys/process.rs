@@ -1,0 +1,298 @@
+//! Processes: clone3, pidfds, fork, exec.
+
+use std::ffi::CStr;
+use std::io;
+use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
+
+use super::check;
+
+/// clone3 flag: put the child into the cgroup whose directory is given (kernel 5.7).
+pub const CLONE_INTO_CGROUP: u64 = 0x2_0000_0000;
+/// clone3 flag: new time namespace (kernel 5.6).
+pub const CLONE_NEWTIME: u64 = 0x80;
+
+/// Which side of a fork this is.
+#[derive(Debug)]
+pub enum Fork {
+    /// The new process.
+    Child,
+    /// The caller.
+    Parent {
+        /// The child's pid in the caller's pid namespace.
+        pid: i32,
+        /// A pidfd for the child.
+        pidfd: OwnedFd,
+    },
+}
+
+/// clone3(2) without CLONE_VM: fork with namespaces, a pidfd, and optionally into a cgroup (kernel 5.3,
+/// CLONE_INTO_CGROUP 5.7).
+///
+/// `flags` are namespace flags and CLONE_PARENT; CLONE_PIDFD is added. The child must go on in a
+/// single-threaded program: davit starts no threads.
+///
+/// # Errors
+/// ENOSYS before 5.3 or under a filter, E2BIG for CLONE_INTO_CGROUP before 5.7, EBUSY/EOPNOTSUPP for a
+/// cgroup that can't hold processes, EPERM, ENOSPC for namespace limits.
+pub fn clone3(flags: u64, cgroup: Option<BorrowedFd<'_>>) -> io::Result<Fork> {
+    /// `struct clone_args` up to and including `cgroup`.
+    #[repr(C)]
+    #[derive(Default)]
+    struct CloneArgs {
+        flags: u64,
+        pidfd: u64,
+        child_tid: u64,
+        parent_tid: u64,
+        exit_signal: u64,
+        stack: u64,
+        stack_size: u64,
+        tls: u64,
+        set_tid: u64,
+        set_tid_size: u64,
+        cgroup: u64,
+    }
+    /// Size of the struct of kernel 5.3, before set_tid and cgroup.
+    const CLONE_ARGS_SIZE_VER0: usize = 64;
+
+    let mut pidfd: RawFd = -1;
+    let mut args = CloneArgs {
+        flags: flags | libc::CLONE_PIDFD as u64,
+        pidfd: (&raw mut pidfd) as u64,
+        // With CLONE_PARENT the child takes the parent's signal; the kernel refuses another one.
+        exit_signal: if flags & libc::CLONE_PARENT as u64 == 0 { libc::SIGCHLD as u64 } else { 0 },
+        ..CloneArgs::default()
+    };
+    let mut size = CLONE_ARGS_SIZE_VER0;
+    if let Some(dir) = cgroup {
+        args.flags |= CLONE_INTO_CGROUP;
+        args.cgroup = dir.as_raw_fd() as u64;
+        size = size_of::<CloneArgs>();
+    }
+    // SAFETY: args has the kernel's layout for `size` bytes; without CLONE_VM the child has its own copy
+    // of memory, and the process has one thread, so no lock can be held by another.
+    let pid = check(unsafe { libc::syscall(libc::SYS_clone3, &raw mut args, size) })?;
+    if pid == 0 {
+        return Ok(Fork::Child);
+    }
+    // SAFETY: CLONE_PIDFD stored a fresh descriptor, close-on-exec, that nobody else owns.
+    let pidfd = unsafe { OwnedFd::from_raw_fd(pidfd) };
+    Ok(Fork::Parent { pid: pid as i32, pidfd })
+}
+
+/// fork with a pidfd: [`clone3`] without namespaces.
+///
+/// # Errors
+/// EAGAIN, ENOMEM, ENOSYS before 5.3.
+pub fn fork() -> io::Result<Fork> {
+    clone3(0, None)
+}
+
+/// pidfd_open(2) (kernel 5.3).
+///
+/// # Errors
+/// ESRCH when there is no such process.
+pub fn pidfd_open(pid: i32) -> io::Result<OwnedFd> {
+    // SAFETY: integers only.
+    let fd = check(unsafe { libc::syscall(libc::SYS_pidfd_open, pid, 0) })?;
+    // SAFETY: a fresh descriptor, close-on-exec, that nobody else owns.
+    Ok(unsafe { OwnedFd::from_raw_fd(fd as RawFd) })
+}
+
+/// pidfd_send_signal(2) (kernel 5.1).
+///
+/// # Errors
+/// ESRCH when the process is gone, EINVAL for a bad signal, EPERM.
+pub fn pidfd_send_signal(pidfd: BorrowedFd<'_>, signal: i32) -> io::Result<()> {
+    let none = std::ptr::null::<libc::siginfo_t>();
+    // SAFETY: a null siginfo means as kill(2).
+    check(unsafe { libc::syscall(libc::SYS_pidfd_send_signal, pidfd.as_raw_fd(), signal, none, 0) }).map(drop)
+}
+
+/// pidfd_getfd(2) (kernel 5.6): a copy of another process's descriptor.
+///
+/// # Errors
+/// EPERM without ptrace access, EBADF, ESRCH.
+pub fn pidfd_getfd(pidfd: BorrowedFd<'_>, fd: RawFd) -> io::Result<OwnedFd> {
+    // SAFETY: integers only.
+    let fd = check(unsafe { libc::syscall(libc::SYS_pidfd_getfd, pidfd.as_raw_fd(), fd, 0) })?;
+    // SAFETY: a fresh descriptor, close-on-exec, that nobody else owns.
+    Ok(unsafe { OwnedFd::from_raw_fd(fd as RawFd) })
+}
+
+/// execveat(2) of an open file (AT_EMPTY_PATH, kernel 3.19). Returns only on an error.
+pub fn exec_fd(file: BorrowedFd<'_>, args: &[&CStr], env: &[&CStr]) -> io::Error {
+    let (args, env) = (pointers(args), pointers(env));
+    // SAFETY: both arrays are NULL-terminated arrays of C strings that outlive the call.
+    unsafe {
+        libc::syscall(
+            libc::SYS_execveat,
+            file.as_raw_fd(),
+            c"".as_ptr(),
+            args.as_ptr(),
+            env.as_ptr(),
+            libc::AT_EMPTY_PATH,
+        )
+    };
+    io::Error::last_os_error()
+}
+
+/// execve(2). Returns only on an error.
+pub fn exec(path: &CStr, args: &[&CStr], env: &[&CStr]) -> io::Error {
+    let (args, env) = (pointers(args), pointers(env));
+    // SAFETY: both arrays are NULL-terminated arrays of C strings that outlive the call.
+    unsafe { libc::execve(path.as_ptr(), args.as_ptr(), env.as_ptr()) };
+    io::Error::last_os_error()
+}
+
+fn pointers(strings: &[&CStr]) -> Vec<*const libc::c_char> {
+    strings.iter().map(|s| s.as_ptr()).chain(std::iter::once(std::ptr::null())).collect()
+}
+
+/// _exit(2): ends the process at once, no destructors. For forked children.
+pub fn exit_now(code: i32) -> ! {
+    // SAFETY: never returns; skips atexit handlers, which belong to the parent's copy of the program.
+    unsafe { libc::_exit(code) }
+}
+
+/// How a child ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Exit {
+    /// By exit(2) with this code.
+    Code(i32),
+    /// By this signal.
+    Signal(i32),
+}
+
+impl Exit {
+    /// The shell's form: the code, or 128 and the signal number.
+    #[must_use]
+    pub fn shell_code(self) -> i32 {
+        match self {
+            Exit::Code(code) => code,
+            Exit::Signal(signal) => 128 + signal,
+        }
+    }
+}
+
+/// Which child [`wait`] waits for.
+#[derive(Clone, Copy, Debug)]
+pub enum WaitFor<'fd> {
+    /// The child behind a pidfd (P_PIDFD, kernel 5.4).
+    Pidfd(BorrowedFd<'fd>),
+    /// The child of this pid.
+    Pid(i32),
+    /// Any child.
+    Any,
+}
+
+/// Whether [`wait`] blocks and reaps.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum WaitMode {
+    /// Block until the child has ended, reap it.
+    Block,
+    /// Return `None` when none has ended, else reap it.
+    Poll,
+    /// Return `None` when none has ended, leave it a zombie.
+    Peek,
+}
+
+/// waitid(2) for an ended child: its pid and how it ended. EINTR is retried.
+///
+/// # Errors
+/// ECHILD when there is no such child.
+pub fn wait(target: WaitFor<'_>, mode: WaitMode) -> io::Result<Option<(i32, Exit)>> {
+    let (kind, id) = match target {
+        WaitFor::Pidfd(fd) => (libc::P_PIDFD, fd.as_raw_fd() as libc::id_t),
+        WaitFor::Pid(pid) => (libc::P_PID, pid as libc::id_t),
+        WaitFor::Any => (libc::P_ALL, 0),
+    };
+    let flags = libc::WEXITED
+        | match mode {
+            WaitMode::Block => 0,
+            WaitMode::Poll => libc::WNOHANG,
+            WaitMode::Peek => libc::WNOHANG | libc::WNOWAIT,
+        };
+    loop {
+        // SAFETY: siginfo_t is plain data for which all-zero is valid.
+        let mut info: libc::siginfo_t = unsafe { std::mem::zeroed() };
+        // SAFETY: the kernel writes one siginfo_t through the pointer.
+        match check(libc::c_long::from(unsafe { libc::waitid(kind, id, &raw mut info, flags) })) {
+            Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
+            Err(e) => return Err(e),
+            Ok(_) => {
+                // SAFETY: waitid filled the SIGCHLD fields, or left them zero when nothing has ended.
+                let (pid, status) = unsafe { (info.si_pid(), info.si_status()) };
+                if pid == 0 {
+                    return Ok(None);
+                }
+                let exit = if info.si_code == libc::CLD_EXITED { Exit::Code(status) } else { Exit::Signal(status) };
+                return Ok(Some((pid, exit)));
+            }
+        }
+    }
+}
+
+/// setns(2) with a namespace descriptor, or with a pidfd and several flags (kernel 5.8).
+///
+/// # Errors
+/// EPERM, EINVAL for a descriptor of another kind, ESRCH for an ended process.
+pub fn setns(fd: BorrowedFd<'_>, flags: libc::c_int) -> io::Result<()> {
+    // SAFETY: integers only.
+    check(libc::c_long::from(unsafe { libc::setns(fd.as_raw_fd(), flags) })).map(drop)
+}
+
+/// unshare(2); takes CLONE_NEWTIME, which nix's flags lack.
+///
+/// # Errors
+/// EPERM, ENOSPC, EINVAL.
+pub fn unshare(flags: u64) -> io::Result<()> {
+    // SAFETY: integers only.
+    check(unsafe { libc::syscall(libc::SYS_unshare, flags) }).map(drop)
+}
+
+/// setgroups(2) by the raw system call: libc's wrapper signals all threads, of which there is one.
+///
+/// # Errors
+/// EPERM without CAP_SETGID or with `deny` in /proc/self/setgroups.
+pub fn setgroups(gids: &[u32]) -> io::Result<()> {
+    // SAFETY: the kernel reads gids.len() group ids.
+    check(unsafe { libc::syscall(libc::SYS_setgroups, gids.len(), gids.as_ptr()) }).map(drop)
+}
+
+/// setresgid(2) of all three ids by the raw system call.
+///
+/// # Errors
+/// EPERM, EINVAL for an unmapped id.
+pub fn set_gid(gid: u32) -> io::Result<()> {
+    // SAFETY: integers only.
+    check(unsafe { libc::syscall(libc::SYS_setresgid, gid, gid, gid) }).map(drop)
+}
+
+/// setresuid(2) of all three ids by the raw system call.
+///
+/// # Errors
+/// EPERM, EINVAL for an unmapped id.
+pub fn set_uid(uid: u32) -> io::Result<()> {
+    // SAFETY: integers only.
+    check(unsafe { libc::syscall(libc::SYS_setresuid, uid, uid, uid) }).map(drop)
+}
+
+/// A resource limit: soft and hard value.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct RLimit {
+    /// Soft limit.
+    pub soft: u64,
+    /// Hard limit.
+    pub hard: u64,
+}
+
+/// prlimit(2): sets a limit of another process (kernel 2.6.36); pid 0 is the caller.
+///
+/// # Errors
+/// EPERM when raising a hard limit without CAP_SYS_RESOURCE, EINVAL when soft > hard.
+pub fn prlimit(pid: i32, resource: u32, limit: RLimit) -> io::Result<()> {
+    let new = libc::rlimit64 { rlim_cur: limit.soft, rlim_max: limit.hard };
+    let old = std::ptr::null_mut::<libc::rlimit64>();
+    // SAFETY: the kernel reads one rlimit64; the old value is not asked for.
+    check(unsafe { libc::syscall(libc::SYS_prlimit64, pid, resource, &raw const new, old) }).map(drop)
+}
