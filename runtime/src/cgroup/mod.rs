@@ -1,1 +1,335 @@
 //! Cgroups: where a container's processes are counted, limited, frozen and killed.
+//!
+//! One [`Cgroup`] stands for the container's directory in every hierarchy of the host (cgroup v1, hybrid, v2;
+//! cgroupfs driver). Directories are opened once without following links; control files are reached only
+//! through them by validated names. Threat: a container may own sub-cgroups (delegation), so names and depth
+//! below its directory are hostile; paths come from config.json and state.json, which are trusted but checked.
+
+mod devices;
+mod dir;
+mod error;
+mod freezer;
+mod kill;
+mod layout;
+mod member;
+mod oom;
+mod path;
+mod remove;
+pub mod stats;
+mod tree;
+mod v1;
+mod v2;
+
+use std::collections::BTreeMap;
+use std::os::fd::{AsFd, BorrowedFd};
+use std::path::{Path, PathBuf};
+
+use oci_spec::runtime::LinuxResources;
+
+pub use error::Error;
+pub use layout::{Hierarchy, Layout, Mode, Version};
+pub use oom::OomWatch;
+pub use stats::Stats;
+
+use dir::Dir;
+use member::Member;
+use path::Place;
+
+/// What to do when the kernel does not let us make or change a cgroup.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum OnDenied {
+    /// It is an error.
+    Fail,
+    /// Go on without the cgroup in that hierarchy (rootless without delegation). A limit that was asked for
+    /// is still an error, and so is any refusal when config.json names a cgroupsPath.
+    Ignore,
+}
+
+/// A container's cgroup in every hierarchy.
+#[derive(Debug)]
+pub struct Cgroup {
+    members: Vec<Member>,
+    mode: Mode,
+    denied: OnDenied,
+}
+
+impl Cgroup {
+    /// Finds the place for a container; makes nothing.
+    ///
+    /// # Errors
+    /// [`Error::SystemdPath`], [`Error::RootCgroup`], [`Error::InvalidName`], or reading /proc/self/cgroup.
+    pub fn resolve(
+        layout: &Layout,
+        id: &str,
+        cgroups_path: Option<&Path>,
+        denied: OnDenied,
+    ) -> Result<Cgroup, Error> {
+        let place = path::place(id, cgroups_path)?;
+        let named = cgroups_path.is_some_and(|path| !path.as_os_str().is_empty());
+        let mut members = Vec::new();
+        for hierarchy in layout.hierarchies() {
+            let Some(keys) = member::keys(hierarchy) else { continue };
+            let dir = match &place {
+                Place::BelowMount(path) => hierarchy.mountpoint.join(path),
+                Place::BelowOwn(path) => {
+                    let own = hierarchy.own_dir()?;
+                    let beside = layout.mode() == Mode::V2 && own != hierarchy.mountpoint;
+                    let base = if beside { own.parent().unwrap_or(&own) } else { &own };
+                    base.join(path)
+                }
+            };
+            members.push(Member::new(keys, hierarchy.version, dir, Some(hierarchy.clone())));
+        }
+        // runc: an explicit path means that the caller counts on it.
+        let denied = if named { OnDenied::Fail } else { denied };
+        Ok(Cgroup { members, mode: layout.mode(), denied })
+    }
+
+    /// The cgroup of an existing container from `cgroup_paths` of its state.json, davit's or runc's.
+    ///
+    /// # Errors
+    /// [`Error::InvalidName`] for a path that is not normalised or is the root of a hierarchy.
+    pub fn open(paths: &BTreeMap<String, PathBuf>) -> Result<Cgroup, Error> {
+        let mut by_dir: BTreeMap<&PathBuf, Vec<String>> = BTreeMap::new();
+        for (key, dir) in paths {
+            by_dir.entry(dir).or_default().push(key.clone());
+        }
+        let mode = match (paths.contains_key(""), paths.len()) {
+            (true, 1) => Mode::V2,
+            (true, _) => Mode::Hybrid,
+            (false, _) => Mode::V1,
+        };
+        let depth = if mode == Mode::V2 { 1 } else { 2 };
+        let mut members = Vec::new();
+        for (dir, keys) in by_dir {
+            let below_root = dir.strip_prefix(layout::ROOT).ok();
+            if !path::is_normal(dir) || below_root.is_some_and(|below| below.components().count() < depth) {
+                return Err(Error::InvalidName { what: "cgroup path", name: dir.display().to_string() });
+            }
+            let version = if keys.iter().any(String::is_empty) { Version::V2 } else { Version::V1 };
+            members.push(Member::new(keys, version, dir.clone(), None));
+        }
+        Ok(Cgroup { members, mode, denied: OnDenied::Fail })
+    }
+
+    /// Makes the directories. On v2 the controllers that the kernel offers are enabled on the way down (so that
+    /// limits can be set later and memory is accounted); a new v1 cpuset gets its parent's CPUs and nodes.
+    ///
+    /// On an error nothing that was made stays.
+    ///
+    /// # Errors
+    /// [`Error::NotEmpty`] or [`Error::Frozen`] for one that exists already, [`Error::Io`] for mkdir.
+    pub fn create(&self) -> Result<(), Error> {
+        let mut made = Vec::new();
+        let result = self.members.iter().try_for_each(|member| member.create(self.denied, &mut made));
+        if result.is_err() {
+            for path in made.iter().rev() {
+                // The first error is the one to report.
+                let _ = dir::rmdir(path);
+            }
+        }
+        result
+    }
+
+    /// Pure v2: the directory to start the container's process in (CLONE_INTO_CGROUP, kernel 5.7). None
+    /// before [`Cgroup::create`], on v1 and hybrid.
+    #[must_use]
+    pub fn clone_target(&self) -> Option<BorrowedFd<'_>> {
+        let pure = self.mode == Mode::V2;
+        self.members.first().filter(|_| pure).and_then(Member::opened).map(Dir::as_fd)
+    }
+
+    /// Moves a process (all its threads) in by writing `cgroup.procs` in every hierarchy, and checks in
+    /// /proc/<pid>/cgroup that it is where it should be.
+    ///
+    /// # Errors
+    /// [`Error::Write`] (EBUSY on v2 when the container gave its sub-cgroups controllers: see
+    /// [`Cgroup::of_process`]), [`Error::NotMoved`].
+    pub fn attach(&self, pid: i32) -> Result<(), Error> {
+        member::attach(&self.members, pid, self.denied)
+    }
+
+    /// Writes what is set in `resources`, and the device rules always: default deny, then the given rules,
+    /// then runc's default allow list. For a cgroup that was just made; [`Cgroup::update`] changes one in use.
+    ///
+    /// # Errors
+    /// [`Error::Write`] with file, value and the kernel's reason, [`Error::NoController`],
+    /// [`Error::ControllerMissing`], [`Error::InvalidValue`], [`Error::MemoryBusy`], [`Error::DeviceRule`],
+    /// [`Error::Bpf`].
+    pub fn apply(&self, resources: &LinuxResources) -> Result<(), Error> {
+        devices::apply(self, resources.devices().as_deref().unwrap_or_default())?;
+        self.limits(resources)
+    }
+
+    /// Writes what is set in `resources`; device rules only if there are some, changing what differs.
+    ///
+    /// # Errors
+    /// As [`Cgroup::apply`].
+    pub fn update(&self, resources: &LinuxResources) -> Result<(), Error> {
+        if let Some(rules) = resources.devices() {
+            devices::update(self, rules)?;
+        }
+        self.limits(resources)
+    }
+
+    fn limits(&self, resources: &LinuxResources) -> Result<(), Error> {
+        match self.mode {
+            Mode::V2 => v2::apply(self, resources),
+            Mode::V1 | Mode::Hybrid => v1::apply(self, resources),
+        }
+    }
+
+    /// `cgroup_paths` of state.json as runc writes it: controller to directory on v1 and hybrid, `""` for v2.
+    #[must_use]
+    pub fn paths(&self) -> BTreeMap<String, PathBuf> {
+        let made = self.members.iter().filter(|member| !member.is_denied());
+        made.flat_map(|member| member.keys().iter().map(|key| (key.clone(), member.path().to_owned())))
+            .collect()
+    }
+
+    /// v1, hybrid or v2.
+    #[must_use]
+    pub fn mode(&self) -> Mode {
+        self.mode
+    }
+
+    /// Whether its directory is there (on v1 the one that lists its processes).
+    #[must_use]
+    pub fn exists(&self) -> bool {
+        self.primary().is_some_and(|member| member.path().is_dir())
+    }
+
+    /// Whether all its processes are frozen by this cgroup's own freezer. False where there is none.
+    ///
+    /// # Errors
+    /// [`Error::Read`], [`Error::Timeout`] while it is still freezing.
+    pub fn is_frozen(&self) -> Result<bool, Error> {
+        freezer::is_frozen(self)
+    }
+
+    /// Freezes all its processes and waits until they are. On an error they are thawed.
+    ///
+    /// # Errors
+    /// [`Error::NoController`] without a freezer (v2: kernel 5.2), [`Error::Timeout`], [`Error::Write`].
+    pub fn freeze(&self) -> Result<(), Error> {
+        freezer::freeze(self)
+    }
+
+    /// Thaws its processes.
+    ///
+    /// # Errors
+    /// As [`Cgroup::freeze`].
+    pub fn thaw(&self) -> Result<(), Error> {
+        freezer::thaw(self)
+    }
+
+    /// All processes in it and its sub-cgroups. Empty when it does not exist.
+    ///
+    /// # Errors
+    /// [`Error::Read`], [`Error::Io`].
+    pub fn pids(&self) -> Result<Vec<i32>, Error> {
+        let Some(member) = self.primary() else { return Ok(Vec::new()) };
+        match member.dir().and_then(tree::pids) {
+            Err(e) if e.is_gone() => Ok(Vec::new()),
+            result => result,
+        }
+    }
+
+    /// Sends a signal to every process in it and below. SIGKILL goes by `cgroup.kill` (kernel 5.14), else
+    /// and for other signals the processes are frozen meanwhile so that none escapes by forking. A cgroup
+    /// that was frozen stays so, except for SIGKILL.
+    ///
+    /// # Errors
+    /// [`Error::Signal`], [`Error::Read`].
+    pub fn kill(&self, signal: i32) -> Result<(), Error> {
+        kill::kill(self, signal)
+    }
+
+    /// Removes it with its sub-cgroups in every hierarchy, waiting a few seconds for killed processes to be
+    /// gone. One that is not there is fine.
+    ///
+    /// # Errors
+    /// [`Error::Survivors`] with the pids that are still there, [`Error::Io`].
+    pub fn remove(&self) -> Result<(), Error> {
+        remove::remove(self)
+    }
+
+    /// How many of its processes the OOM killer has killed: `oom_kill` of memory.events, or of
+    /// memory.oom_control (kernel 4.13). None where memory is not accounted.
+    #[must_use]
+    pub fn oom_kills(&self) -> Option<u64> {
+        oom::kills(self)
+    }
+
+    /// Watches for OOM kills.
+    ///
+    /// # Errors
+    /// [`Error::NoController`] where memory is not accounted, [`Error::Io`].
+    pub fn oom_watch(&self) -> Result<OomWatch, Error> {
+        OomWatch::new(self)
+    }
+
+    /// Counters and limits. Files that are missing are left at their default.
+    ///
+    /// # Errors
+    /// [`Error::Io`] when the cgroup is gone.
+    pub fn stats(&self) -> Result<Stats, Error> {
+        match self.mode {
+            Mode::V2 => v2::stats::read(self).map(|metrics| Stats::V2(Box::new(metrics))),
+            Mode::V1 | Mode::Hybrid => v1::stats::read(self).map(|metrics| Stats::V1(Box::new(metrics))),
+        }
+    }
+
+    /// A sub-cgroup in every hierarchy, for `exec --cgroup name`. It must exist to be attached to.
+    ///
+    /// # Errors
+    /// [`Error::InvalidName`] for an empty name or one with `..`.
+    pub fn sub(&self, name: &str) -> Result<Cgroup, Error> {
+        let below = path::sub_path("sub-cgroup", name)?;
+        let members = self.members.iter().map(|member| member.sub(&below)).collect();
+        Ok(Cgroup { members, mode: self.mode, denied: self.denied })
+    }
+
+    /// As [`Cgroup::sub`] in one hierarchy only, the container's cgroup in the others
+    /// (`exec --cgroup cpu,cpuacct:name` on v1).
+    ///
+    /// # Errors
+    /// [`Error::InvalidName`] for a bad name or a controller that the container has no cgroup for.
+    pub fn sub_of(&self, controllers: &[&str], name: &str) -> Result<Cgroup, Error> {
+        let below = path::sub_path("sub-cgroup", name)?;
+        if let Some(unknown) = controllers.iter().find(|c| !self.members.iter().any(|m| m.has_key(c))) {
+            return Err(Error::InvalidName { what: "controller", name: (*unknown).to_owned() });
+        }
+        let pick = |member: &Member| {
+            let named = controllers.iter().any(|c| member.has_key(c));
+            if named { member.sub(&below) } else { member.sub(Path::new("")) }
+        };
+        Ok(Cgroup { members: self.members.iter().map(pick).collect(), mode: self.mode, denied: self.denied })
+    }
+
+    /// Pure v2: the cgroup that a process of this container is in now, this one or one below. `exec` uses init's
+    /// when the container's own refuses processes (EBUSY).
+    ///
+    /// # Errors
+    /// [`Error::NotMoved`] when the process is elsewhere, [`Error::Read`] when it is gone.
+    pub fn of_process(&self, pid: i32) -> Result<Cgroup, Error> {
+        let members = self.members.iter().map(|member| member.of_process(pid)).collect::<Result<_, _>>()?;
+        Ok(Cgroup { members, mode: self.mode, denied: self.denied })
+    }
+
+    /// The directory of a v1 controller.
+    fn v1(&self, controller: &str) -> Option<&Member> {
+        self.members.iter().find(|member| member.version() == Version::V1 && member.has_key(controller))
+    }
+
+    /// The directory in the v2 hierarchy, which hybrid has too.
+    fn v2(&self) -> Option<&Member> {
+        self.members.iter().find(|member| member.version() == Version::V2)
+    }
+
+    /// The directory that lists the processes: v2's on pure v2, else that of `devices` as in runc.
+    fn primary(&self) -> Option<&Member> {
+        let usable = |member: &&Member| !member.is_denied();
+        self.v1("devices").filter(usable).or_else(|| self.members.iter().find(usable))
+    }
+}

@@ -88,7 +88,8 @@ pub struct WinSize {
 pub fn set_winsize(tty: BorrowedFd<'_>, size: WinSize) -> io::Result<()> {
     let ws = libc::winsize { ws_row: size.rows, ws_col: size.cols, ws_xpixel: 0, ws_ypixel: 0 };
     // SAFETY: the kernel reads one winsize through the pointer.
-    check(libc::c_long::from(unsafe { libc::ioctl(tty.as_raw_fd(), libc::TIOCSWINSZ, &raw const ws) })).map(drop)
+    check(libc::c_long::from(unsafe { libc::ioctl(tty.as_raw_fd(), libc::TIOCSWINSZ, &raw const ws) }))
+        .map(drop)
 }
 
 /// TIOCGWINSZ.
@@ -117,7 +118,9 @@ pub fn set_controlling_tty(tty: BorrowedFd<'_>) -> io::Result<()> {
 /// EPERM without CAP_NET_ADMIN in the namespace's owner.
 pub fn loopback_up() -> io::Result<()> {
     // SAFETY: integers only.
-    let fd = check(libc::c_long::from(unsafe { libc::socket(libc::AF_INET, libc::SOCK_DGRAM | libc::SOCK_CLOEXEC, 0) }))?;
+    let fd = check(libc::c_long::from(unsafe {
+        libc::socket(libc::AF_INET, libc::SOCK_DGRAM | libc::SOCK_CLOEXEC, 0)
+    }))?;
     // SAFETY: a fresh descriptor that nobody else owns.
     let socket = unsafe { OwnedFd::from_raw_fd(fd as RawFd) };
     // SAFETY: ifreq is plain data for which all-zero is valid.

@@ -77,7 +77,8 @@ pub fn fsconfig_create(context: BorrowedFd<'_>) -> io::Result<()> {
     const CMD_CREATE: libc::c_uint = 6;
     let none = std::ptr::null::<libc::c_char>();
     // SAFETY: the command takes no pointers.
-    check(unsafe { libc::syscall(libc::SYS_fsconfig, context.as_raw_fd(), CMD_CREATE, none, none, 0) }).map(drop)
+    check(unsafe { libc::syscall(libc::SYS_fsconfig, context.as_raw_fd(), CMD_CREATE, none, none, 0) })
+        .map(drop)
 }
 
 /// fsmount(2): a detached mount of a context's superblock, with MOUNT_ATTR_* set.

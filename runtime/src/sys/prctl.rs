@@ -87,7 +87,8 @@ pub fn bounding_has(cap: u32) -> io::Result<bool> {
 /// # Errors
 /// EPERM unless the capability is permitted and inheritable.
 pub fn ambient_raise(cap: u32) -> io::Result<()> {
-    prctl(libc::PR_CAP_AMBIENT, libc::PR_CAP_AMBIENT_RAISE as libc::c_ulong, libc::c_ulong::from(cap)).map(drop)
+    prctl(libc::PR_CAP_AMBIENT, libc::PR_CAP_AMBIENT_RAISE as libc::c_ulong, libc::c_ulong::from(cap))
+        .map(drop)
 }
 
 /// PR_CAP_AMBIENT_CLEAR_ALL (kernel 4.3).
@@ -124,7 +125,11 @@ struct CapHeader {
 pub fn capset(sets: CapSets) -> io::Result<()> {
     let header = CapHeader { version: CAP_VERSION_3, pid: 0 };
     let half = |shift: u32| {
-        [(sets.effective >> shift) as u32, (sets.permitted >> shift) as u32, (sets.inheritable >> shift) as u32]
+        [
+            (sets.effective >> shift) as u32,
+            (sets.permitted >> shift) as u32,
+            (sets.inheritable >> shift) as u32,
+        ]
     };
     let data: [[u32; 3]; 2] = [half(0), half(32)];
     // SAFETY: header and data have the layout of version 3 and outlive the call.
@@ -153,7 +158,8 @@ pub fn capget() -> io::Result<CapSets> {
 pub fn join_session_keyring(name: &CStr) -> io::Result<i32> {
     const KEYCTL_JOIN_SESSION_KEYRING: libc::c_int = 1;
     // SAFETY: name is a C string that outlives the call.
-    check(unsafe { libc::syscall(libc::SYS_keyctl, KEYCTL_JOIN_SESSION_KEYRING, name.as_ptr()) }).map(|v| v as i32)
+    check(unsafe { libc::syscall(libc::SYS_keyctl, KEYCTL_JOIN_SESSION_KEYRING, name.as_ptr()) })
+        .map(|v| v as i32)
 }
 
 /// keyctl(KEYCTL_DESCRIBE): `type;uid;gid;perm;description` of a key, at most 511 bytes.
@@ -164,7 +170,9 @@ pub fn keyctl_describe(serial: i32) -> io::Result<String> {
     const KEYCTL_DESCRIBE: libc::c_int = 6;
     let mut buf = [0u8; 512];
     // SAFETY: the kernel writes at most buf.len() bytes.
-    let n = check(unsafe { libc::syscall(libc::SYS_keyctl, KEYCTL_DESCRIBE, serial, buf.as_mut_ptr(), buf.len()) })?;
+    let n = check(unsafe {
+        libc::syscall(libc::SYS_keyctl, KEYCTL_DESCRIBE, serial, buf.as_mut_ptr(), buf.len())
+    })?;
     let end = usize::try_from(n).unwrap_or(0).min(buf.len()).saturating_sub(1);
     Ok(String::from_utf8_lossy(buf.get(..end).unwrap_or_default()).into_owned())
 }

@@ -225,7 +225,8 @@ pub fn wait(target: WaitFor<'_>, mode: WaitMode) -> io::Result<Option<(i32, Exit
                 if pid == 0 {
                     return Ok(None);
                 }
-                let exit = if info.si_code == libc::CLD_EXITED { Exit::Code(status) } else { Exit::Signal(status) };
+                let exit =
+                    if info.si_code == libc::CLD_EXITED { Exit::Code(status) } else { Exit::Signal(status) };
                 return Ok(Some((pid, exit)));
             }
         }

@@ -32,10 +32,12 @@ pub fn set_mode_filter(program: &[Instruction], flags: u64) -> io::Result<Option
         len: libc::c_ushort,
         filter: *const Instruction,
     }
-    let len = libc::c_ushort::try_from(program.len()).map_err(|_| io::Error::from_raw_os_error(libc::EINVAL))?;
+    let len =
+        libc::c_ushort::try_from(program.len()).map_err(|_| io::Error::from_raw_os_error(libc::EINVAL))?;
     let prog = Fprog { len, filter: program.as_ptr() };
     // SAFETY: prog points at `len` instructions that outlive the call; the kernel copies them.
-    let ret = check(unsafe { libc::syscall(libc::SYS_seccomp, libc::SECCOMP_SET_MODE_FILTER, flags, &prog) })?;
+    let ret =
+        check(unsafe { libc::syscall(libc::SYS_seccomp, libc::SECCOMP_SET_MODE_FILTER, flags, &prog) })?;
     if flags & u64::from(libc::SECCOMP_FILTER_FLAG_NEW_LISTENER as u32) == 0 {
         return Ok(None);
     }

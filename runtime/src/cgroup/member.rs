@@ -1,0 +1,279 @@
+//! A container's directory in one hierarchy: making it, joining it.
+
+use std::path::{Path, PathBuf};
+use std::sync::OnceLock;
+use std::thread;
+use std::time::Duration;
+
+use nix::errno::Errno;
+
+use super::dir::{self, Dir, Made};
+use super::error::Error;
+use super::layout::{Hierarchy, Layout, Version, parse_proc_cgroup, read_proc};
+use super::{OnDenied, tree, v1, v2};
+
+/// The v1 controllers and the named hierarchy that runc joins, by which it keys `cgroup_paths`.
+const V1_KEYS: [&str; 15] = [
+    "cpuset",
+    "devices",
+    "memory",
+    "cpu",
+    "cpuacct",
+    "pids",
+    "blkio",
+    "hugetlb",
+    "net_cls",
+    "net_prio",
+    "perf_event",
+    "freezer",
+    "rdma",
+    "misc",
+    "name=systemd",
+];
+
+/// The keys of a hierarchy's directory in state.json; None for a hierarchy that runc does not join.
+pub(super) fn keys(hierarchy: &Hierarchy) -> Option<Vec<String>> {
+    if hierarchy.version == Version::V2 {
+        return Some(vec![String::new()]);
+    }
+    let known = hierarchy.controllers.iter().filter(|c| V1_KEYS.contains(&c.as_str()));
+    let keys: Vec<String> = known.cloned().collect();
+    (!keys.is_empty()).then_some(keys)
+}
+
+/// The directory, opened at its first use; `None` inside when it could not be made and that is ignored.
+#[derive(Debug)]
+pub(super) struct Member {
+    keys: Vec<String>,
+    version: Version,
+    path: PathBuf,
+    hierarchy: Option<Hierarchy>,
+    dir: OnceLock<Option<Dir>>,
+}
+
+impl Member {
+    pub(super) fn new(
+        keys: Vec<String>,
+        version: Version,
+        path: PathBuf,
+        hierarchy: Option<Hierarchy>,
+    ) -> Member {
+        Member { keys, version, path, hierarchy, dir: OnceLock::new() }
+    }
+
+    pub(super) fn keys(&self) -> &[String] {
+        &self.keys
+    }
+
+    pub(super) fn has_key(&self, controller: &str) -> bool {
+        self.keys.iter().any(|key| key == controller)
+    }
+
+    pub(super) fn version(&self) -> Version {
+        self.version
+    }
+
+    pub(super) fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Whether it could not be made for lack of permission.
+    pub(super) fn is_denied(&self) -> bool {
+        matches!(self.dir.get(), Some(None))
+    }
+
+    /// The directory if it is open already.
+    pub(super) fn opened(&self) -> Option<&Dir> {
+        self.dir.get()?.as_ref()
+    }
+
+    /// The directory.
+    pub(super) fn dir(&self) -> Result<&Dir, Error> {
+        let missing = || Error::Io { action: "open", path: self.path.clone(), errno: Errno::ENOENT };
+        if let Some(dir) = self.dir.get() {
+            return dir.as_ref().ok_or_else(missing);
+        }
+        let dir = Dir::open(&self.path)?;
+        self.dir.get_or_init(|| Some(dir)).as_ref().ok_or_else(missing)
+    }
+
+    /// Where the hierarchy is mounted. Unknown for one from state.json, which is never created again.
+    pub(super) fn mountpoint(&self) -> Option<&Path> {
+        self.hierarchy.as_ref().map(|hierarchy| hierarchy.mountpoint.as_path())
+    }
+
+    /// The directory at a path below (empty: the same).
+    pub(super) fn sub(&self, below: &Path) -> Member {
+        let path = if below.as_os_str().is_empty() { self.path.clone() } else { self.path.join(below) };
+        Member::new(self.keys.clone(), self.version, path, self.hierarchy.clone())
+    }
+
+    /// The directory that a process is in, which must be this one or below it.
+    pub(super) fn of_process(&self, pid: i32) -> Result<Member, Error> {
+        let text = read_proc(&format!("/proc/{pid}/cgroup"))?;
+        let hierarchy = self.known_hierarchy()?;
+        let line = parse_proc_cgroup(&text).into_iter().find(|line| line.is(&hierarchy));
+        let found = line.map_or("", |line| line.path);
+        let path = hierarchy.dir_of(Path::new(found));
+        if !path.starts_with(&self.path) {
+            return Err(Error::NotMoved { pid, expected: self.path.clone(), found: found.to_owned() });
+        }
+        Ok(Member::new(self.keys.clone(), self.version, path, Some(hierarchy)))
+    }
+
+    fn known_hierarchy(&self) -> Result<Hierarchy, Error> {
+        if let Some(hierarchy) = &self.hierarchy {
+            return Ok(hierarchy.clone());
+        }
+        let layout = Layout::detect()?;
+        let of_it =
+            |h: &&Hierarchy| keys(h).is_some_and(|keys| self.keys.iter().any(|key| keys.contains(key)));
+        layout.hierarchies().iter().find(of_it).cloned().ok_or(Error::NotMounted)
+    }
+
+    /// Makes the directory and its missing ancestors; appends what is new to `made`.
+    pub(super) fn create(&self, denied: OnDenied, made: &mut Vec<PathBuf>) -> Result<(), Error> {
+        let before = made.len();
+        let result = self.try_create(made);
+        match result {
+            Err(e) if denied == OnDenied::Ignore && e.is_denied() && made.len() == before => {
+                log::debug!("without cgroup {}: {e}", self.path.display());
+                self.dir.get_or_init(|| None);
+                Ok(())
+            }
+            result => result,
+        }
+    }
+
+    fn try_create(&self, made: &mut Vec<PathBuf>) -> Result<(), Error> {
+        let fresh = self.mkdirs(made)?;
+        let dir = self.dir()?;
+        if fresh == Made::Existing {
+            refuse_used(dir, self)?;
+        }
+        match self.version {
+            // Hybrid: controllers on the unified tree are enabled when a limit needs them.
+            Version::V2 if self.mountpoint() == Some(Path::new(super::layout::ROOT)) => {
+                v2::enable_all(&self.path, self.mountpoint())
+            }
+            Version::V1 if self.has_key("cpuset") => v1::inherit_cpuset(dir, self.mountpoint()),
+            _ => Ok(()),
+        }
+    }
+
+    /// One mkdir where the parent exists, else from the top.
+    fn mkdirs(&self, made: &mut Vec<PathBuf>) -> Result<Made, Error> {
+        let first = match dir::mkdir(&self.path) {
+            Err(Errno::ENOENT) => None,
+            result => Some(result),
+        };
+        let result = match first {
+            Some(result) => result,
+            None => {
+                let mountpoint = self.mountpoint().unwrap_or(Path::new("/"));
+                let above = self.path.ancestors().skip(1).take_while(|path| *path != mountpoint);
+                let mut missing: Vec<&Path> = above.collect();
+                missing.reverse();
+                for path in missing {
+                    let new = dir::mkdir(path).map_err(|errno| io("mkdir", path, errno))?;
+                    if new == Made::New {
+                        made.push(path.to_owned());
+                    }
+                }
+                dir::mkdir(&self.path)
+            }
+        };
+        let result = result.map_err(|errno| io("mkdir", &self.path, errno))?;
+        if result == Made::New {
+            made.push(self.path.clone());
+        }
+        Ok(result)
+    }
+}
+
+fn io(action: &'static str, path: &Path, errno: Errno) -> Error {
+    Error::Io { action, path: path.to_owned(), errno }
+}
+
+/// An existing cgroup is taken over only if it is empty and not frozen: what is in it would be killed with
+/// the container, and a process that starts in a frozen cgroup hangs.
+fn refuse_used(dir: &Dir, member: &Member) -> Result<(), Error> {
+    let pids = tree::pids(dir)?;
+    if !pids.is_empty() {
+        return Err(Error::NotEmpty(pids.len()));
+    }
+    let (file, frozen) = match member.version() {
+        Version::V2 => ("cgroup.freeze", "1"),
+        Version::V1 if member.has_key("freezer") => ("freezer.state", "FROZEN"),
+        Version::V1 => return Ok(()),
+    };
+    match dir.read(file) {
+        Ok(state) if state == frozen => Err(Error::Frozen),
+        Ok(_) => Ok(()),
+        // cgroup.freeze came with kernel 5.2.
+        Err(e) if e.is_gone() => Ok(()),
+        Err(e) => Err(e),
+    }
+}
+
+/// Writes the pid in every hierarchy, then verifies.
+pub(super) fn attach(members: &[Member], pid: i32, denied: OnDenied) -> Result<(), Error> {
+    let mut joined = Vec::with_capacity(members.len());
+    let value = pid.to_string();
+    for member in members.iter().filter(|member| !member.is_denied()) {
+        match join(member.dir()?, &value) {
+            Ok(()) => joined.push(member),
+            Err(e) if denied == OnDenied::Ignore && e.is_denied() => {
+                log::debug!("process {pid} stays outside of {}: {e}", member.path.display());
+            }
+            Err(e) => return Err(e),
+        }
+    }
+    if joined.is_empty() {
+        return Ok(());
+    }
+    verify(&joined, pid)
+}
+
+/// One write to `cgroup.procs`.
+fn join(dir: &Dir, pid: &str) -> Result<(), Error> {
+    // A process that fork has not finished yet (TASK_NEW) gives EINVAL for a moment.
+    const LONGEST: Duration = Duration::from_millis(64);
+    let mut delay = Duration::from_millis(1);
+    loop {
+        match dir.write("cgroup.procs", pid) {
+            Err(e) if e.errno() == Some(Errno::EINVAL) && delay <= LONGEST => {
+                thread::sleep(delay);
+                delay *= 2;
+            }
+            Err(e) if e.errno() == Some(Errno::EOPNOTSUPP) => return v2::join_threaded(dir, pid, e),
+            result => return result,
+        }
+    }
+}
+
+/// A write can succeed and yet not move the process where we think: under a mount of another hierarchy, for
+/// example. Nothing may be limited, signalled or removed on that belief.
+fn verify(joined: &[&Member], pid: i32) -> Result<(), Error> {
+    let text = read_proc(&format!("/proc/{pid}/cgroup"))?;
+    let lines = parse_proc_cgroup(&text);
+    let detected;
+    let known = joined.iter().all(|member| member.hierarchy.is_some());
+    let hierarchies: &[Hierarchy] = if known {
+        &[]
+    } else {
+        detected = Layout::detect()?;
+        detected.hierarchies()
+    };
+    for member in joined {
+        let of_member =
+            |h: &&Hierarchy| keys(h).is_some_and(|keys| member.keys.iter().any(|k| keys.contains(k)));
+        let hierarchy = member.hierarchy.as_ref().or_else(|| hierarchies.iter().find(of_member));
+        let hierarchy = hierarchy.ok_or(Error::NotMounted)?;
+        let found = lines.iter().find(|line| line.is(hierarchy)).map_or("", |line| line.path);
+        if hierarchy.dir_of(Path::new(found)) != member.path {
+            return Err(Error::NotMoved { pid, expected: member.path.clone(), found: found.to_owned() });
+        }
+    }
+    Ok(())
+}

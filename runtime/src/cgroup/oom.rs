@@ -1,0 +1,116 @@
+//! OOM kills: their count, and a descriptor that becomes readable when there are new ones.
+
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
+
+use nix::errno::Errno;
+use nix::fcntl::OFlag;
+use nix::sys::eventfd::{EfdFlags, EventFd};
+use nix::sys::inotify::{AddWatchFlags, InitFlags, Inotify};
+
+use super::Cgroup;
+use super::dir::{Dir, flat_key};
+use super::error::Error;
+use super::layout::Version;
+use super::member::Member;
+
+/// The directory that accounts memory, and its file with `oom_kill`.
+fn source(cgroup: &Cgroup) -> Option<(&Member, &'static str)> {
+    let member = cgroup.v1("memory").or_else(|| cgroup.v2()).filter(|member| !member.is_denied())?;
+    Some((member, if member.version() == Version::V1 { "memory.oom_control" } else { "memory.events" }))
+}
+
+fn count(dir: &Dir, file: &str) -> Option<u64> {
+    flat_key(&dir.read(file).ok()?, "oom_kill")
+}
+
+/// See [`Cgroup::oom_kills`].
+pub(super) fn kills(cgroup: &Cgroup) -> Option<u64> {
+    let (member, file) = source(cgroup)?;
+    count(member.dir().ok()?, file)
+}
+
+/// Tells of OOM kills in a cgroup. Poll [`OomWatch::as_fd`] for reading, then call [`OomWatch::drain`].
+///
+/// On v2 it is inotify on memory.events, on v1 an eventfd registered in cgroup.event_control. Both also fire for
+/// other reasons (limit reached, cgroup removed), so the count of kills decides.
+#[derive(Debug)]
+pub struct OomWatch {
+    dir: Dir,
+    file: &'static str,
+    notify: Notify,
+    seen: u64,
+}
+
+#[derive(Debug)]
+enum Notify {
+    /// v2. The directory of the watched file is held open, since inotify takes a path.
+    Inotify(Inotify),
+    /// v1; the kernel drops the registration when the eventfd is closed.
+    EventFd(EventFd),
+}
+
+impl OomWatch {
+    pub(super) fn new(cgroup: &Cgroup) -> Result<OomWatch, Error> {
+        let (member, file) = source(cgroup).ok_or(Error::NoController("memory"))?;
+        let dir = Dir::open(member.path())?;
+        let seen = count(&dir, file).ok_or(Error::NoController("memory"))?;
+        let notify = match member.version() {
+            Version::V1 => Notify::by_eventfd(&dir, file)?,
+            Version::V2 => Notify::by_inotify(&dir, file)?,
+        };
+        Ok(OomWatch { dir, file, notify, seen })
+    }
+
+    /// Takes what is queued; true when processes were killed since the last call (or since the watch began).
+    ///
+    /// Never blocks. Also call it once before the cgroup is removed: a kill that came last may not have been
+    /// notified yet.
+    pub fn drain(&mut self) -> bool {
+        match &self.notify {
+            // EAGAIN ends the queue; anything else can only be told by the count below.
+            Notify::Inotify(inotify) => while inotify.read_events().is_ok_and(|events| !events.is_empty()) {},
+            Notify::EventFd(eventfd) => {
+                let _ = eventfd.read();
+            }
+        }
+        let now = count(&self.dir, self.file).unwrap_or(self.seen);
+        let new = now > self.seen;
+        self.seen = now;
+        new
+    }
+
+    /// Kills counted up to the last [`OomWatch::drain`].
+    #[must_use]
+    pub fn kills(&self) -> u64 {
+        self.seen
+    }
+}
+
+impl Notify {
+    fn by_inotify(dir: &Dir, file: &'static str) -> Result<Notify, Error> {
+        let error = |errno| Error::Io { action: "watch", path: dir.path().join(file), errno };
+        let inotify = Inotify::init(InitFlags::IN_CLOEXEC | InitFlags::IN_NONBLOCK).map_err(error)?;
+        // Through the open directory, so that it is the same cgroup.
+        let path = format!("/proc/self/fd/{}/{file}", dir.as_fd().as_raw_fd());
+        inotify.add_watch(path.as_str(), AddWatchFlags::IN_MODIFY).map_err(error)?;
+        Ok(Notify::Inotify(inotify))
+    }
+
+    fn by_eventfd(dir: &Dir, file: &'static str) -> Result<Notify, Error> {
+        let error = |errno: Errno| Error::Io { action: "watch", path: dir.path().join(file), errno };
+        let control = dir.open_file(file, OFlag::O_RDONLY)?;
+        let eventfd = EventFd::from_flags(EfdFlags::EFD_CLOEXEC | EfdFlags::EFD_NONBLOCK).map_err(error)?;
+        let registration = format!("{} {}", eventfd.as_fd().as_raw_fd(), control.as_raw_fd());
+        dir.write("cgroup.event_control", &registration)?;
+        Ok(Notify::EventFd(eventfd))
+    }
+}
+
+impl AsFd for OomWatch {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        match &self.notify {
+            Notify::Inotify(inotify) => inotify.as_fd(),
+            Notify::EventFd(eventfd) => eventfd.as_fd(),
+        }
+    }
+}

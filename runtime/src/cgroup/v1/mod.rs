@@ -1,0 +1,38 @@
+//! cgroup v1: what differs by hierarchy version.
+
+pub(super) mod stats;
+
+use std::path::Path;
+
+use oci_spec::runtime::LinuxResources;
+
+use super::dir::Dir;
+use super::{Cgroup, Error};
+
+pub(super) fn apply(_cgroup: &Cgroup, _resources: &LinuxResources) -> Result<(), Error> {
+    Err(Error::Unsupported("linux.resources"))
+}
+
+/// A new cpuset has no CPUs and nodes, and no process can enter it: it gets its parent's, which may be as new.
+pub(super) fn inherit_cpuset(dir: &Dir, mountpoint: Option<&Path>) -> Result<(), Error> {
+    for file in ["cpuset.cpus", "cpuset.mems"] {
+        // From the cgroup upwards to the first that has some, then back down.
+        let mut empty = vec![dir.path().to_owned()];
+        let mut value = String::new();
+        for path in dir.path().ancestors().skip(1) {
+            value = Dir::open(path)?.read(file)?;
+            if !value.is_empty() || Some(path) == mountpoint {
+                break;
+            }
+            empty.push(path.to_owned());
+        }
+        for path in empty.iter().rev() {
+            if path == dir.path() {
+                dir.write(file, &value)?
+            } else {
+                Dir::open(path)?.write(file, &value)?
+            }
+        }
+    }
+    Ok(())
+}
