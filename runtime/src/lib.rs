@@ -6,5 +6,6 @@
 pub mod cgroup;
 pub mod cli;
 pub mod container;
+pub mod logging;
 pub mod seccomp;
 pub mod sys;

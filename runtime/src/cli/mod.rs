@@ -1,7 +1,191 @@
-//! The command line: one file per command.
+//! The command line: runc's commands and flags, one file per command.
+//!
+//! A call goes through four steps: [`args::scan`] finds the command word; [`args`] turns Go's flag syntax
+//! into clap's; the command runs; its error, if any, becomes one sentence (see [`crate::logging::fatal`]).
 
-/// Runs the command that the process's arguments name and returns its exit code.
-#[must_use]
-pub fn main() -> i32 {
-    1
+use std::ffi::OsString;
+use std::io::Write;
+
+use clap::{Arg, ArgMatches};
+
+use crate::logging;
+use crate::sys::process::exit_now;
+
+mod args;
+mod console;
+mod create;
+mod delete;
+mod exec;
+mod features;
+mod foreground;
+mod global;
+mod help;
+mod json;
+mod kill;
+mod list;
+mod options;
+mod pause;
+mod proc_table;
+mod process;
+mod ps;
+mod resume;
+mod run;
+mod signal;
+mod spec;
+mod start;
+mod state;
+mod table;
+
+use args::Arity;
+use global::Global;
+
+/// Version of the runtime-spec that davit implements.
+pub const SPEC_VERSION: &str = "1.3.0";
+/// davit's own version.
+pub const VERSION: &str = env!("CARGO_PKG_VERSION");
+/// Commit that the build was made from, set by the release build.
+pub const COMMIT: &str = match option_env!("DAVIT_COMMIT") {
+    Some(commit) => commit,
+    None => "unknown",
+};
+
+/// One command: its texts, its flags, and the function that does it.
+struct Command {
+    name: &'static str,
+    /// What the list of commands says of it.
+    about: &'static str,
+    /// What follows `davit NAME` in the usage line.
+    usage: &'static str,
+    /// How many positional arguments it takes.
+    arity: Arity,
+    /// Its flags.
+    flags: fn() -> Vec<Arg>,
+    /// Does it and returns the exit code.
+    run: fn(&Global, &ArgMatches) -> anyhow::Result<i32>,
+    /// What an error's sentence begins with, as runc's does.
+    failure: &'static str,
+    /// Exit code of an error.
+    failure_code: i32,
+}
+
+static COMMANDS: [&Command; 13] = [
+    &create::COMMAND,
+    &delete::COMMAND,
+    &exec::COMMAND,
+    &features::COMMAND,
+    &kill::COMMAND,
+    &list::COMMAND,
+    &pause::COMMAND,
+    &ps::COMMAND,
+    &resume::COMMAND,
+    &run::COMMAND,
+    &spec::COMMAND,
+    &start::COMMAND,
+    &state::COMMAND,
+];
+
+/// Commands of runc's that davit does not have yet: an error says so, nothing is ignored.
+const NOT_YET: [&str; 4] = ["checkpoint", "events", "restore", "update"];
+
+/// Exit code for a word that is no command, as urfave/cli gives it to runc.
+const NO_SUCH_COMMAND: i32 = 3;
+
+/// Runs the command that the process's arguments name and ends the process with its exit code.
+pub fn main() -> ! {
+    let argv: Vec<OsString> = std::env::args_os().skip(1).collect();
+    let scan = args::scan(&argv);
+
+    // Nothing was opened or parsed so far: this is the place for whatever must come first for the
+    // commands that enter a container (create, run, exec), which `scan.command` tells.
+
+    let code = dispatch(&scan);
+    // No destructors: the kernel frees everything at once.
+    exit_now(code)
+}
+
+fn dispatch(scan: &args::Scan<'_>) -> i32 {
+    let matches = match args::parse_globals(scan.globals) {
+        Ok(matches) => matches,
+        Err(args::Stop::Help) => return print(&help::program()),
+        Err(args::Stop::Usage(message)) => {
+            print(&format!("Incorrect Usage. {message}\n\n{}", help::program()));
+            logging::fatal(&message);
+            return 1;
+        }
+    };
+    if matches.get_flag("version") {
+        return print(&help::version());
+    }
+    let Some(word) = scan.command else { return print(&help::program()) };
+    let global = match Global::new(&matches) {
+        Ok(global) => global,
+        Err(error) => return fail(&error.to_string(), 1),
+    };
+    let word = word.to_string_lossy();
+    if word == "help" || word == "h" {
+        return help_command(scan);
+    }
+    let Some(command) = find(&word) else {
+        if NOT_YET.contains(&word.as_ref()) {
+            return fail(&format!("{word} is not supported yet"), 1);
+        }
+        return fail(&format!("No help topic for '{word}'"), NO_SUCH_COMMAND);
+    };
+    run_command(&global, command, scan.rest)
+}
+
+fn run_command(global: &Global, command: &Command, tokens: &[OsString]) -> i32 {
+    let matches = match args::parse_command(command, tokens) {
+        Ok(matches) => matches,
+        Err(args::Stop::Help) => return print(&help::command(command)),
+        Err(args::Stop::Usage(message)) => {
+            print(&format!("Incorrect Usage.\n\n{}", help::command(command)));
+            return fail(&message, 1);
+        }
+    };
+    match (command.run)(global, &matches) {
+        Ok(code) => code,
+        Err(error) => fail(&format!("{}{error}", command.failure), command.failure_code),
+    }
+}
+
+fn help_command(scan: &args::Scan<'_>) -> i32 {
+    let Some(word) = scan.rest.first() else { return print(&help::program()) };
+    let word = word.to_string_lossy();
+    match find(&word) {
+        Some(command) => print(&help::command(command)),
+        None => fail(&format!("No help topic for '{word}'"), NO_SUCH_COMMAND),
+    }
+}
+
+fn find(word: &str) -> Option<&'static Command> {
+    COMMANDS.iter().copied().find(|command| command.name == word)
+}
+
+fn fail(sentence: &str, code: i32) -> i32 {
+    logging::fatal(sentence);
+    code
+}
+
+/// Writes to stdout; a closed stdout is an error of the caller's, told by the exit code.
+fn print(text: &str) -> i32 {
+    let mut stdout = std::io::stdout();
+    match stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush()) {
+        Ok(()) => 0,
+        Err(error) => fail(&format!("write to stdout: {}", errno_text(&error)), 1),
+    }
+}
+
+/// An I/O error in the words of strerror, in lower case as Go prints it and callers match it.
+fn errno_text(error: &std::io::Error) -> String {
+    let Some(code) = error.raw_os_error() else { return error.to_string() };
+    let text = nix::errno::Errno::from_raw(code).desc();
+    let mut chars = text.chars();
+    match (chars.next(), chars.clone().next()) {
+        // "No such file" but not "RPC struct is bad" or "I/O error".
+        (Some(first), Some(second)) if second.is_ascii_lowercase() || second == ' ' => {
+            first.to_ascii_lowercase().to_string() + chars.as_str()
+        }
+        _ => text.to_owned(),
+    }
 }

@@ -9,6 +9,7 @@ pub mod mount;
 pub mod prctl;
 pub mod process;
 pub mod seccomp;
+pub mod time;
 
 use std::io;
 

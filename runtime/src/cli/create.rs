@@ -1,0 +1,27 @@
+//! `davit create`.
+
+use clap::ArgMatches;
+
+use super::args::Arity;
+use super::global::Global;
+use super::{Command, options};
+use crate::container::{self, Console};
+
+pub(super) const COMMAND: Command = Command {
+    name: "create",
+    about: "create a container",
+    usage: "[command options] <container-id>\n\n\
+            Makes the container of a bundle and leaves its process waiting for \"davit start\". The bundle is a\n\
+            directory with a config.json and a root filesystem. The id must be unique on the host.",
+    arity: Arity::Exactly(1),
+    flags: options::flags,
+    run,
+    failure: "davit create failed: ",
+    failure_code: 1,
+};
+
+fn run(global: &Global, matches: &ArgMatches) -> anyhow::Result<i32> {
+    let console = options::path(matches, "console-socket").map_or(Console::Inherit, Console::Socket);
+    container::create(&global.runtime, options::create_options(matches, console)?)?;
+    Ok(0)
+}

@@ -1,0 +1,157 @@
+//! `davit features`: what davit implements, for callers that choose by it.
+
+use clap::ArgMatches;
+use serde_json::{Value, json};
+
+use super::args::Arity;
+use super::global::Global;
+use super::{COMMIT, Command, SPEC_VERSION, VERSION, json as go_json, print};
+
+pub(super) const COMMAND: Command = Command {
+    name: "features",
+    about: "show the enabled features",
+    usage: "\n\nPrints a JSON document; see features.md of the runtime-spec.",
+    arity: Arity::Exactly(0),
+    flags: Vec::new,
+    run,
+    failure: "",
+    failure_code: 1,
+};
+
+/// Options that are not handed to the file system, sorted.
+const MOUNT_OPTIONS: &[&str] = &[
+    "acl",
+    "async",
+    "atime",
+    "bind",
+    "defaults",
+    "dev",
+    "diratime",
+    "dirsync",
+    "exec",
+    "iversion",
+    "lazytime",
+    "loud",
+    "mand",
+    "noacl",
+    "noatime",
+    "nodev",
+    "nodiratime",
+    "noexec",
+    "noiversion",
+    "nolazytime",
+    "nomand",
+    "norelatime",
+    "nostrictatime",
+    "nosuid",
+    "nosymfollow",
+    "private",
+    "ratime",
+    "rbind",
+    "rdev",
+    "rdiratime",
+    "relatime",
+    "remount",
+    "rexec",
+    "rnoatime",
+    "rnodev",
+    "rnodiratime",
+    "rnoexec",
+    "rnorelatime",
+    "rnostrictatime",
+    "rnosuid",
+    "rnosymfollow",
+    "ro",
+    "rprivate",
+    "rrelatime",
+    "rro",
+    "rrw",
+    "rshared",
+    "rslave",
+    "rstrictatime",
+    "rsuid",
+    "rsymfollow",
+    "runbindable",
+    "rw",
+    "shared",
+    "silent",
+    "slave",
+    "strictatime",
+    "suid",
+    "symfollow",
+    "sync",
+    "tmpcopyup",
+    "unbindable",
+];
+
+fn run(_global: &Global, _matches: &ArgMatches) -> anyhow::Result<i32> {
+    Ok(print(&(go_json::pretty(&document(), "    ")? + "\n")))
+}
+
+/// Only what is implemented: a caller that reads `true` here relies on it.
+fn document() -> Value {
+    json!({
+        "ociVersionMin": "1.0.0",
+        "ociVersionMax": SPEC_VERSION,
+        "hooks": ["prestart", "createRuntime", "createContainer", "startContainer", "poststart", "poststop"],
+        "mountOptions": MOUNT_OPTIONS,
+        "linux": {
+            "namespaces": ["cgroup", "ipc", "mount", "network", "pid", "time", "user", "uts"],
+            "capabilities": capabilities(),
+            "cgroup": {
+                "v1": true,
+                "v2": true,
+                "systemd": false,
+                "systemdUser": false,
+                "rdma": false,
+            },
+            "seccomp": {
+                "enabled": true,
+                "actions": [
+                    "SCMP_ACT_ALLOW", "SCMP_ACT_ERRNO", "SCMP_ACT_KILL", "SCMP_ACT_KILL_PROCESS",
+                    "SCMP_ACT_KILL_THREAD", "SCMP_ACT_LOG", "SCMP_ACT_TRACE", "SCMP_ACT_TRAP",
+                ],
+                "operators": [
+                    "SCMP_CMP_EQ", "SCMP_CMP_GE", "SCMP_CMP_GT", "SCMP_CMP_LE", "SCMP_CMP_LT",
+                    "SCMP_CMP_MASKED_EQ", "SCMP_CMP_NE",
+                ],
+                "archs": [
+                    "SCMP_ARCH_AARCH64", "SCMP_ARCH_ARM", "SCMP_ARCH_X32", "SCMP_ARCH_X86", "SCMP_ARCH_X86_64",
+                ],
+            },
+            "apparmor": { "enabled": false },
+            "selinux": { "enabled": false },
+            "intelRdt": { "enabled": false },
+            "mountExtensions": { "idmap": { "enabled": false } },
+            "netDevices": { "enabled": false },
+        },
+        "annotations": {
+            "io.github.davit.version": VERSION,
+            "io.github.davit.commit": COMMIT,
+        },
+        "potentiallyUnsafeConfigAnnotations": ["bundle"],
+    })
+}
+
+/// All that the runtime-spec names, in the kernel's order.
+fn capabilities() -> Vec<String> {
+    let mut all: Vec<_> = caps::all().into_iter().collect();
+    all.sort_unstable_by_key(caps::Capability::index);
+    all.into_iter().map(|capability| capability.to_string()).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn document_is_a_features_document_without_nulls() {
+        let document = document();
+        assert!(!document.to_string().contains("null"));
+        let features: oci_spec::runtime::Features = serde_json::from_value(document).unwrap();
+        assert_eq!(features.oci_version_max(), SPEC_VERSION);
+        assert!(features.mount_options().as_ref().unwrap().is_sorted());
+        assert_eq!(capabilities().first().unwrap(), "CAP_CHOWN");
+        assert_eq!(capabilities().len(), 41);
+    }
+}

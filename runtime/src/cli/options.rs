@@ -1,0 +1,70 @@
+//! Flags that `create` and `run` share.
+
+use std::path::PathBuf;
+
+use anyhow::anyhow;
+use clap::{Arg, ArgMatches, value_parser};
+
+use super::args::{container_id, switch, value};
+use super::errno_text;
+use crate::container::{Console, CreateOptions, RootSwitch};
+
+/// The shared flags.
+pub(super) fn flags() -> Vec<Arg> {
+    vec![
+        value("bundle", "root of the bundle directory (default: the current directory)")
+            .short('b')
+            .value_parser(value_parser!(PathBuf)),
+        console_socket(),
+        pidfd_socket(),
+        pid_file(),
+        switch("no-pivot", "use MS_MOVE and chroot instead of pivot_root, for a rootfs on a ramdisk"),
+        switch("no-new-keyring", "do not make a session keyring: the container inherits the caller's"),
+        preserve_fds(),
+    ]
+}
+
+/// `--console-socket`.
+pub(super) fn console_socket() -> Arg {
+    value("console-socket", "AF_UNIX socket that gets the master end of the process's terminal")
+        .value_parser(value_parser!(PathBuf))
+}
+
+/// `--pidfd-socket`.
+pub(super) fn pidfd_socket() -> Arg {
+    value("pidfd-socket", "AF_UNIX socket that gets a pidfd of the process")
+        .value_parser(value_parser!(PathBuf))
+}
+
+/// `--pid-file`.
+pub(super) fn pid_file() -> Arg {
+    value("pid-file", "file to write the process id to").value_parser(value_parser!(PathBuf))
+}
+
+/// `--preserve-fds`.
+pub(super) fn preserve_fds() -> Arg {
+    value("preserve-fds", "pass N more file descriptors to the process (stdio + $LISTEN_FDS + N in all)")
+        .value_parser(value_parser!(u32))
+}
+
+/// The path that a flag gives; an empty one counts as not given, as in runc.
+pub(super) fn path(matches: &ArgMatches, flag: &str) -> Option<PathBuf> {
+    matches.get_one::<PathBuf>(flag).filter(|path| !path.as_os_str().is_empty()).cloned()
+}
+
+/// What the shared flags say.
+pub(super) fn create_options(matches: &ArgMatches, console: Console) -> anyhow::Result<CreateOptions> {
+    let given = path(matches, "bundle").unwrap_or_else(|| PathBuf::from("."));
+    let bundle = std::fs::canonicalize(&given)
+        .map_err(|e| anyhow!("chdir {}: {}", given.display(), errno_text(&e)))?;
+    Ok(CreateOptions {
+        id: container_id(matches)?.to_owned(),
+        bundle,
+        console,
+        pid_file: path(matches, "pid-file"),
+        pidfd_socket: path(matches, "pidfd-socket"),
+        root_switch: if matches.get_flag("no-pivot") { RootSwitch::Move } else { RootSwitch::Pivot },
+        new_keyring: !matches.get_flag("no-new-keyring"),
+        preserve_fds: matches.get_one::<u32>("preserve-fds").copied().unwrap_or(0),
+    })
+}
