@@ -67,7 +67,7 @@ pub enum Error {
     /// `unified` on cgroup v1 (wording of runc).
     #[error("invalid configuration: cannot use unified on cgroup v1")]
     UnifiedOnV1,
-    /// The new limit is below what is in use (EBUSY), or `checkBeforeUpdate` says so.
+    /// The new limit is below what is in use and can't be reclaimed (EBUSY; wording of runc).
     #[error("unable to set memory limit to {limit} (current usage: {usage}, peak usage: {peak})")]
     MemoryBusy {
         /// The limit in bytes.
@@ -76,6 +76,16 @@ pub enum Error {
         usage: u64,
         /// Highest use so far, in bytes (0 where the kernel does not say).
         peak: u64,
+    },
+    /// `checkBeforeUpdate` (wording of runc).
+    #[error("rejecting {what} limit {limit} <= usage {usage}")]
+    BelowUsage {
+        /// `memory` or `memory+swap`.
+        what: &'static str,
+        /// The limit in bytes.
+        limit: u64,
+        /// Bytes in use.
+        usage: u64,
     },
     /// Processes can't be in a cgroup of this type (cgroup v2).
     #[error("cannot enter cgroup {} of type {kind:?}", dir.display())]

@@ -15,7 +15,7 @@ use super::error::Error;
 /// Where distributions, systemd and containerd mount cgroups.
 pub(super) const ROOT: &str = "/sys/fs/cgroup";
 /// The cgroup2 mount of systemd's hybrid layout; runc knows hybrid by this path.
-const UNIFIED: &str = "/sys/fs/cgroup/unified";
+pub(super) const UNIFIED: &str = "/sys/fs/cgroup/unified";
 
 /// How the host uses cgroups.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -49,6 +49,8 @@ pub(super) struct Member {
     path: PathBuf,
     hierarchy: Option<Hierarchy>,
     dir: OnceLock<Option<Dir>>,
+    /// Whether [`Member::create`] made it or found it.
+    made: OnceLock<Made>,
 }
 
 impl Member {
@@ -58,7 +60,7 @@ impl Member {
         path: PathBuf,
         hierarchy: Option<Hierarchy>,
     ) -> Member {
-        Member { keys, version, path, hierarchy, dir: OnceLock::new() }
+        Member { keys, version, path, hierarchy, dir: OnceLock::new(), made: OnceLock::new() }
     }
 
     pub(super) fn keys(&self) -> &[String] {
@@ -80,6 +82,11 @@ impl Member {
     /// Whether it could not be made for lack of permission.
     pub(super) fn is_denied(&self) -> bool {
         matches!(self.dir.get(), Some(None))
+    }
+
+    /// Whether this object made the directory, so that nothing was set in it before.
+    pub(super) fn is_fresh(&self) -> bool {
+        self.made.get() == Some(&Made::New)
     }
 
     /// The directory if it is open already.
@@ -147,6 +154,7 @@ impl Member {
 
     fn try_create(&self, made: &mut Vec<PathBuf>) -> Result<(), Error> {
         let fresh = self.mkdirs(made)?;
+        self.made.get_or_init(|| fresh);
         let dir = self.dir()?;
         if fresh == Made::Existing {
             refuse_used(dir, self)?;

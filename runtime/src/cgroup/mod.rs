@@ -5,6 +5,7 @@
 //! through them by validated names. Threat: a container may own sub-cgroups (delegation), so names and depth
 //! below its directory are hostile; paths come from config.json and state.json, which are trusted but checked.
 
+mod convert;
 mod devices;
 mod dir;
 mod error;
@@ -15,6 +16,7 @@ mod member;
 mod oom;
 mod path;
 mod remove;
+mod resources;
 pub mod stats;
 mod tree;
 mod v1;
@@ -50,6 +52,9 @@ pub enum OnDenied {
 pub struct Cgroup {
     members: Vec<Member>,
     mode: Mode,
+    /// What the caller asked for; device rules follow it alone.
+    rootless: OnDenied,
+    /// `Fail` also when config.json names a path.
     denied: OnDenied,
 }
 
@@ -81,8 +86,9 @@ impl Cgroup {
             members.push(Member::new(keys, hierarchy.version, dir, Some(hierarchy.clone())));
         }
         // runc: an explicit path means that the caller counts on it.
+        let rootless = denied;
         let denied = if named { OnDenied::Fail } else { denied };
-        Ok(Cgroup { members, mode: layout.mode(), denied })
+        Ok(Cgroup { members, mode: layout.mode(), rootless, denied })
     }
 
     /// The cgroup of an existing container from `cgroup_paths` of its state.json, davit's or runc's.
@@ -109,7 +115,7 @@ impl Cgroup {
             let version = if keys.iter().any(String::is_empty) { Version::V2 } else { Version::V1 };
             members.push(Member::new(keys, version, dir.clone(), None));
         }
-        Ok(Cgroup { members, mode, denied: OnDenied::Fail })
+        Ok(Cgroup { members, mode, rootless: OnDenied::Fail, denied: OnDenied::Fail })
     }
 
     /// Makes the directories. On v2 the controllers that the kernel offers are enabled on the way down (so that
@@ -158,7 +164,7 @@ impl Cgroup {
     /// [`Error::Bpf`].
     pub fn apply(&self, resources: &LinuxResources) -> Result<(), Error> {
         devices::apply(self, resources.devices().as_deref().unwrap_or_default())?;
-        self.limits(resources)
+        resources::apply(self, resources)
     }
 
     /// Writes what is set in `resources`; device rules only if there are some, changing what differs.
@@ -169,14 +175,7 @@ impl Cgroup {
         if let Some(rules) = resources.devices() {
             devices::update(self, rules)?;
         }
-        self.limits(resources)
-    }
-
-    fn limits(&self, resources: &LinuxResources) -> Result<(), Error> {
-        match self.mode {
-            Mode::V2 => v2::apply(self, resources),
-            Mode::V1 | Mode::Hybrid => v1::apply(self, resources),
-        }
+        resources::apply(self, resources)
     }
 
     /// `cgroup_paths` of state.json as runc writes it: controller to directory on v1 and hybrid, `""` for v2.
@@ -287,7 +286,7 @@ impl Cgroup {
     pub fn sub(&self, name: &str) -> Result<Cgroup, Error> {
         let below = path::sub_path("sub-cgroup", name)?;
         let members = self.members.iter().map(|member| member.sub(&below)).collect();
-        Ok(Cgroup { members, mode: self.mode, denied: self.denied })
+        Ok(self.with(members))
     }
 
     /// As [`Cgroup::sub`] in one hierarchy only, the container's cgroup in the others
@@ -304,7 +303,7 @@ impl Cgroup {
             let named = controllers.iter().any(|c| member.has_key(c));
             if named { member.sub(&below) } else { member.sub(Path::new("")) }
         };
-        Ok(Cgroup { members: self.members.iter().map(pick).collect(), mode: self.mode, denied: self.denied })
+        Ok(self.with(self.members.iter().map(pick).collect()))
     }
 
     /// Pure v2: the cgroup that a process of this container is in now, this one or one below. `exec` uses init's
@@ -314,7 +313,12 @@ impl Cgroup {
     /// [`Error::NotMoved`] when the process is elsewhere, [`Error::Read`] when it is gone.
     pub fn of_process(&self, pid: i32) -> Result<Cgroup, Error> {
         let members = self.members.iter().map(|member| member.of_process(pid)).collect::<Result<_, _>>()?;
-        Ok(Cgroup { members, mode: self.mode, denied: self.denied })
+        Ok(self.with(members))
+    }
+
+    /// The same container with other directories.
+    fn with(&self, members: Vec<Member>) -> Cgroup {
+        Cgroup { members, mode: self.mode, rootless: self.rootless, denied: self.denied }
     }
 
     /// The directory of a v1 controller.

@@ -4,6 +4,7 @@
 //! kernel brought the call. Nothing here decides policy.
 #![allow(unsafe_code)]
 
+pub mod bpf;
 pub mod fs;
 pub mod mount;
 pub mod prctl;

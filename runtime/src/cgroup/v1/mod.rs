@@ -1,17 +1,12 @@
 //! cgroup v1: what differs by hierarchy version.
 
+pub(super) mod resources;
 pub(super) mod stats;
 
 use std::path::Path;
 
-use oci_spec::runtime::LinuxResources;
-
 use super::dir::Dir;
-use super::{Cgroup, Error};
-
-pub(super) fn apply(_cgroup: &Cgroup, _resources: &LinuxResources) -> Result<(), Error> {
-    Err(Error::Unsupported("linux.resources"))
-}
+use super::error::Error;
 
 /// A new cpuset has no CPUs and nodes, and no process can enter it: it gets its parent's, which may be as new.
 pub(super) fn inherit_cpuset(dir: &Dir, mountpoint: Option<&Path>) -> Result<(), Error> {

@@ -1,18 +1,15 @@
 //! cgroup v2: controllers and threaded cgroups.
 
+pub(super) mod resources;
 pub(super) mod stats;
 
 use std::path::Path;
 
 use nix::errno::Errno;
-use oci_spec::runtime::LinuxResources;
 
 use super::dir::Dir;
-use super::{Cgroup, Error};
-
-pub(super) fn apply(_cgroup: &Cgroup, _resources: &LinuxResources) -> Result<(), Error> {
-    Err(Error::Unsupported("linux.resources"))
-}
+use super::error::Error;
+use super::layout;
 
 /// Enables for a cgroup every controller that the root of the mount has, as runc does.
 ///
@@ -37,6 +34,24 @@ pub(super) fn enable_all(cgroup: &Path, mountpoint: Option<&Path>) -> Result<(),
         enable_in(&Dir::open(path)?, &wanted)?;
     }
     Ok(())
+}
+
+/// Hybrid: enables one controller of the unified tree for a cgroup, and checks that it is.
+pub(super) fn enable_one(dir: &Dir, mountpoint: Option<&Path>, controller: &str) -> Result<(), Error> {
+    let has = |dir: &Dir| dir.read("cgroup.controllers").map(|text| text.split(' ').any(|c| c == controller));
+    if has(dir)? {
+        return Ok(());
+    }
+    let mountpoint = mountpoint.unwrap_or(Path::new(layout::UNIFIED));
+    let above: Vec<&Path> =
+        dir.path().ancestors().skip(1).take_while(|path| path.starts_with(mountpoint)).collect();
+    for path in above.iter().rev() {
+        enable_in(&Dir::open(path)?, &[controller])?;
+    }
+    if has(dir)? {
+        return Ok(());
+    }
+    Err(Error::Io { action: "enable controllers of", path: dir.path().to_owned(), errno: Errno::ENOENT })
 }
 
 /// Enables for the children of one cgroup.

@@ -1,0 +1,218 @@
+//! `linux.resources` to control files: finds for each controller the hierarchy that has it, and writes only what
+//! is set. On hybrid a controller can be on the v2 tree; it is enabled there when a limit needs it.
+
+use oci_spec::runtime::{LinuxResources, LinuxThrottleDevice};
+
+use super::dir::{Dir, Made};
+use super::error::Error;
+use super::layout::{Mode, Version};
+use super::{Cgroup, v1, v2};
+
+/// The directory of a controller and which kind it is.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct At<'c> {
+    pub(super) version: Version,
+    pub(super) dir: &'c Dir,
+    /// Whether the kernel's defaults are still in it.
+    pub(super) made: Made,
+}
+
+/// Writes all limits; device rules are apart.
+pub(super) fn apply(cgroup: &Cgroup, resources: &LinuxResources) -> Result<(), Error> {
+    cpuset(cgroup, resources)?;
+    memory(cgroup, resources)?;
+    cpu(cgroup, resources)?;
+    pids(cgroup, resources)?;
+    block_io(cgroup, resources)?;
+    hugetlb(cgroup, resources)?;
+    network(cgroup, resources)?;
+    rdma(cgroup, resources)?;
+    let Some(unified) = resources.unified().as_ref().filter(|unified| !unified.is_empty()) else {
+        return Ok(());
+    };
+    match (cgroup.mode, cgroup.v2().filter(|member| !member.is_denied())) {
+        (Mode::V2, Some(member)) => v2::resources::unified(member.dir()?, unified),
+        (Mode::V2, None) => Err(Error::NoController("unified")),
+        _ => Err(Error::UnifiedOnV1),
+    }
+}
+
+/// The directory where `controller` is.
+fn at<'c>(cgroup: &'c Cgroup, controller: &'static str) -> Result<At<'c>, Error> {
+    let member = match cgroup.v1(controller) {
+        Some(member) => member,
+        None => cgroup.v2().ok_or(Error::NoController(controller))?,
+    };
+    if member.is_denied() {
+        return Err(Error::NoController(controller));
+    }
+    let dir = member.dir()?;
+    if member.version() == Version::V2 && cgroup.mode == Mode::Hybrid {
+        v2::enable_one(dir, member.mountpoint(), controller).map_err(|_| Error::NoController(controller))?;
+    }
+    Ok(At {
+        version: member.version(),
+        dir,
+        made: if member.is_fresh() { Made::New } else { Made::Existing },
+    })
+}
+
+fn cpuset(cgroup: &Cgroup, resources: &LinuxResources) -> Result<(), Error> {
+    let Some(cpu) = resources.cpu() else { return Ok(()) };
+    for (file, field, value) in [
+        ("cpuset.cpus", "linux.resources.cpu.cpus", cpu.cpus()),
+        ("cpuset.mems", "linux.resources.cpu.mems", cpu.mems()),
+    ] {
+        if let Some(value) = value.as_deref().filter(|value| !value.is_empty()) {
+            let at = at(cgroup, "cpuset")?;
+            at.dir.write(file, value).map_err(|e| at.missing(e, "cpuset", field))?;
+        }
+    }
+    Ok(())
+}
+
+fn memory(cgroup: &Cgroup, resources: &LinuxResources) -> Result<(), Error> {
+    let Some(memory) = resources.memory() else { return Ok(()) };
+    let number = |n: Option<i64>| n.is_some_and(|n| n != 0);
+    if number(memory.kernel()) {
+        // As runc since 1.2; kernels since 5.16 refuse it.
+        log::warn!("linux.resources.memory.kernel is ignored: the kernel has no such limit any more");
+    }
+    let limits = [memory.limit(), memory.reservation(), memory.swap(), memory.kernel_tcp()];
+    let set = limits.into_iter().any(number)
+        || memory.swappiness().is_some()
+        || memory.disable_oom_killer().is_some();
+    if !set {
+        return Ok(());
+    }
+    let at = match at(cgroup, "memory") {
+        // Written out by many callers; it is what every cgroup has.
+        Err(_)
+            if memory.disable_oom_killer() == Some(false)
+                && memory.swappiness().is_none()
+                && !limits.into_iter().any(number) =>
+        {
+            return Ok(());
+        }
+        at => at?,
+    };
+    match at.version {
+        Version::V1 => v1::resources::memory(at, memory),
+        Version::V2 => v2::resources::memory(at, memory),
+    }
+}
+
+fn cpu(cgroup: &Cgroup, resources: &LinuxResources) -> Result<(), Error> {
+    let Some(cpu) = resources.cpu() else { return Ok(()) };
+    let unsigned = [cpu.shares(), cpu.period(), cpu.realtime_period()].into_iter().flatten().any(|n| n != 0);
+    let signed = [cpu.quota(), cpu.realtime_runtime()].into_iter().flatten().any(|n| n != 0);
+    if !unsigned && !signed && cpu.burst().is_none() && cpu.idle().is_none() {
+        return Ok(());
+    }
+    let at = at(cgroup, "cpu")?;
+    match at.version {
+        Version::V1 => v1::resources::cpu(at, cpu),
+        Version::V2 => v2::resources::cpu(at, cpu),
+    }
+}
+
+fn pids(cgroup: &Cgroup, resources: &LinuxResources) -> Result<(), Error> {
+    let Some(pids) = resources.pids() else { return Ok(()) };
+    let at = at(cgroup, "pids")?;
+    let result = at.dir.write("pids.max", &super::convert::pids_max(pids.limit()));
+    result.map_err(|e| at.missing(e, "pids", "linux.resources.pids.limit"))
+}
+
+fn block_io(cgroup: &Cgroup, resources: &LinuxResources) -> Result<(), Error> {
+    let Some(io) = resources.block_io() else { return Ok(()) };
+    let lists = [
+        io.throttle_read_bps_device(),
+        io.throttle_write_bps_device(),
+        io.throttle_read_iops_device(),
+        io.throttle_write_iops_device(),
+    ];
+    let filled = |list: &Option<Vec<LinuxThrottleDevice>>| list.as_ref().is_some_and(|list| !list.is_empty());
+    let weights = [io.weight(), io.leaf_weight()].into_iter().flatten().any(|weight| weight != 0);
+    let per_device = io.weight_device().as_ref().is_some_and(|list| !list.is_empty());
+    if !weights && !per_device && !lists.into_iter().any(filled) {
+        return Ok(());
+    }
+    let at = if cgroup.v1("blkio").is_some() { at(cgroup, "blkio") } else { at(cgroup, "io") }?;
+    match at.version {
+        Version::V1 => v1::resources::block_io(at, io),
+        Version::V2 => v2::resources::block_io(at, io),
+    }
+}
+
+fn hugetlb(cgroup: &Cgroup, resources: &LinuxResources) -> Result<(), Error> {
+    const FIELD: &str = "linux.resources.hugepageLimits";
+    for limit in resources.hugepage_limits().as_deref().unwrap_or_default() {
+        let at = at(cgroup, "hugetlb")?;
+        let file = if at.version == Version::V1 { "limit_in_bytes" } else { "max" };
+        let (size, value) = (limit.page_size(), limit.limit().to_string());
+        at.dir
+            .write(&format!("hugetlb.{size}.{file}"), &value)
+            .map_err(|e| at.missing(e, "hugetlb", FIELD))?;
+        // Reservations are limited too, else mmap succeeds and the access is killed by SIGBUS (kernel 5.7).
+        match at.dir.write(&format!("hugetlb.{size}.rsvd.{file}"), &value) {
+            Err(e) if e.is_gone() => {}
+            result => result?,
+        }
+    }
+    Ok(())
+}
+
+fn network(cgroup: &Cgroup, resources: &LinuxResources) -> Result<(), Error> {
+    let Some(network) = resources.network() else { return Ok(()) };
+    let class = network.class_id().filter(|id| *id != 0);
+    let priorities = network.priorities().as_deref().unwrap_or_default();
+    if cgroup.mode == Mode::V2 {
+        if class.is_some() || !priorities.is_empty() {
+            no_counterpart("linux.resources.network");
+        }
+        return Ok(());
+    }
+    if let Some(class) = class {
+        let member = cgroup.v1("net_cls").filter(|member| !member.is_denied());
+        member.ok_or(Error::NoController("net_cls"))?.dir()?.write("net_cls.classid", &class.to_string())?;
+    }
+    if !priorities.is_empty() {
+        let member = cgroup.v1("net_prio").filter(|member| !member.is_denied());
+        let dir = member.ok_or(Error::NoController("net_prio"))?.dir()?;
+        for priority in priorities {
+            dir.write("net_prio.ifpriomap", &format!("{} {}", priority.name(), priority.priority()))?;
+        }
+    }
+    Ok(())
+}
+
+fn rdma(cgroup: &Cgroup, resources: &LinuxResources) -> Result<(), Error> {
+    for (device, limit) in resources.rdma().iter().flatten() {
+        let at = at(cgroup, "rdma")?;
+        let mut line = device.clone();
+        for (key, value) in [("hca_handle", limit.hca_handles()), ("hca_object", limit.hca_objects())] {
+            if let Some(value) = value {
+                line.push_str(&format!(" {key}={value}"));
+            }
+        }
+        at.dir.write("rdma.max", &line).map_err(|e| at.missing(e, "rdma", "linux.resources.rdma"))?;
+    }
+    Ok(())
+}
+
+/// A v1 knob on a v2 host. runc accepts such a config.json too; callers rely on it.
+pub(super) fn no_counterpart(field: &str) {
+    log::warn!("{field} is ignored: cgroup v2 has no counterpart");
+}
+
+impl At<'_> {
+    /// Turns ENOENT of a write into what it means on v2: the controller is not enabled for this cgroup.
+    pub(super) fn missing(&self, error: Error, controller: &str, field: &'static str) -> Error {
+        let enabled =
+            || self.dir.read("cgroup.controllers").is_ok_and(|text| text.split(' ').any(|c| c == controller));
+        if self.version == Version::V1 || !error.is_gone() || enabled() {
+            return error;
+        }
+        Error::ControllerMissing { field, controller: controller.to_owned(), dir: self.dir.path().to_owned() }
+    }
+}
