@@ -8,4 +8,5 @@ pub mod cli;
 pub mod container;
 pub mod logging;
 pub mod seccomp;
+pub mod security;
 pub mod sys;
