@@ -7,6 +7,8 @@ pub mod cgroup;
 pub mod cli;
 pub mod container;
 pub mod logging;
+pub mod path;
 pub mod seccomp;
 pub mod security;
+pub mod spec;
 pub mod sys;

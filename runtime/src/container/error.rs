@@ -3,7 +3,9 @@
 //! containerd's shim maps `container not running`, `no such process` and `does not exist` to NotFound;
 //! Docker and Podman read `executable file not found` and `permission denied` (exit codes 127, 126).
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
+
+use crate::init::{Failure, io_reason};
 
 /// A failed container operation.
 #[derive(Debug, thiserror::Error)]
@@ -26,6 +28,12 @@ pub enum Error {
     /// `resume` of a container that is not paused.
     #[error("container not paused")]
     NotPaused,
+    /// A terminal is asked for and there is nowhere to send it.
+    #[error("cannot allocate tty if davit will detach without setting console socket")]
+    NoConsoleSocket,
+    /// A console socket is given and no terminal asked for.
+    #[error("cannot use console socket if davit will not detach or allocate tty")]
+    UnusedConsoleSocket,
     /// `exec` into a stopped container.
     #[error("cannot exec in a stopped container")]
     Stopped,
@@ -46,8 +54,46 @@ pub enum Error {
     /// A field, flag or command that davit does not implement yet: never silently ignored.
     #[error("{0} is not supported yet")]
     Unsupported(&'static str),
+    /// config.json or process.json is wrong.
+    #[error(transparent)]
+    Spec(#[from] crate::spec::Error),
+    /// A cgroup could not be made, changed, read or removed.
+    #[error(transparent)]
+    Cgroup(#[from] crate::cgroup::Error),
+    /// The seccomp profile can't be compiled.
+    #[error("unable to compile seccomp profile: {0}")]
+    Seccomp(#[from] crate::seccomp::Error),
+    /// The container's process reported a failed step. runc's words, which Docker and Podman match.
+    #[error("unable to start container process: error during container init: {0}")]
+    Init(Failure),
+    /// A step of the runtime itself failed while making a process.
+    #[error("unable to start container process: {0}")]
+    Runtime(#[from] Failure),
+    /// The container's process ended without a word.
+    #[error("unable to start container process: container init {how}")]
+    Died {
+        /// How it ended, with the likely reason.
+        how: String,
+    },
+    /// `start` found no one waiting: the process ended, or its program could not be executed.
+    #[error("container process is already dead")]
+    AlreadyDead,
+    /// A process that was to be killed is still there.
+    #[error("container init still running")]
+    StillRunning,
+    /// state.json belongs to another user.
+    #[error("{path} is owned by uid {owner}: refused")]
+    ForeignState {
+        /// The file.
+        path: PathBuf,
+        /// Its owner.
+        owner: u32,
+    },
+    /// A descriptor of `--preserve-fds` is not open.
+    #[error("unable to preserve fd {0}: it is not open")]
+    PreservedFd(u32),
     /// A file or directory of the host.
-    #[error("{action} {path}: {source}")]
+    #[error("{action} {path}: {}", io_reason(source))]
     Io {
         /// What was done, as a verb: `open`, `create`.
         action: &'static str,
@@ -56,4 +102,11 @@ pub enum Error {
         /// The kernel's answer.
         source: std::io::Error,
     },
+}
+
+impl Error {
+    /// A failed operation on a file of the host.
+    pub(crate) fn io(action: &'static str, path: &Path, source: std::io::Error) -> Self {
+        Error::Io { action, path: path.to_owned(), source }
+    }
 }

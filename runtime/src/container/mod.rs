@@ -3,11 +3,20 @@
 //! This is the library's interface: `cli` and the shim call these functions and nothing below them.
 
 use std::os::fd::OwnedFd;
-use std::path::PathBuf;
+use std::os::unix::net::UnixStream;
+use std::path::{Path, PathBuf};
 
 use oci_spec::runtime::Process;
 
+mod create;
 mod error;
+mod exec;
+mod lifecycle;
+mod spawn;
+mod state;
+pub mod time;
+
+use create::StartWhen;
 
 pub use error::Error;
 
@@ -158,94 +167,113 @@ pub enum KillTarget {
 ///
 /// # Errors
 /// Any [`Error`]; nothing is left behind then.
-pub fn create(_runtime: &Runtime, _options: CreateOptions) -> Result<Started> {
-    Err(Error::Unsupported("create"))
+pub fn create(runtime: &Runtime, options: CreateOptions) -> Result<Started> {
+    create::create(runtime, options, StartWhen::Later)
 }
 
 /// Starts the user's program of a created container and returns once it was executed.
 ///
 /// # Errors
 /// [`Error::NotFound`], or an error in runc's words when the container is not in state created.
-pub fn start(_runtime: &Runtime, _id: &str) -> Result<()> {
-    Err(Error::Unsupported("start"))
+pub fn start(runtime: &Runtime, id: &str) -> Result<()> {
+    lifecycle::start(runtime, id)
 }
 
 /// [`create`] and [`start`] in one, without the exec fifo.
 ///
 /// # Errors
 /// Any [`Error`]; nothing is left behind then.
-pub fn run(_runtime: &Runtime, _options: CreateOptions) -> Result<Started> {
-    Err(Error::Unsupported("run"))
+pub fn run(runtime: &Runtime, options: CreateOptions) -> Result<Started> {
+    create::create(runtime, options, StartWhen::Now)
 }
 
 /// The `process` object of a container's config.json: what `exec` flags are merged into.
 ///
 /// # Errors
 /// [`Error::NotFound`], or when the bundle's config.json can't be read.
-pub fn process_template(_runtime: &Runtime, _id: &str) -> Result<Process> {
-    Err(Error::Unsupported("exec"))
+pub fn process_template(runtime: &Runtime, id: &str) -> Result<Process> {
+    exec::process_template(runtime, id)
 }
 
 /// Starts a further process in a running container and returns once it was executed.
 ///
 /// # Errors
 /// Any [`Error`]: [`Error::Stopped`] and [`Error::Paused`] among them.
-pub fn exec(_runtime: &Runtime, _id: &str, _options: ExecOptions) -> Result<Started> {
-    Err(Error::Unsupported("exec"))
+pub fn exec(runtime: &Runtime, id: &str, options: ExecOptions) -> Result<Started> {
+    exec::exec(runtime, id, options)
 }
 
 /// Sends a signal.
 ///
 /// # Errors
 /// [`Error::NotFound`], [`Error::NotRunning`].
-pub fn kill(_runtime: &Runtime, _id: &str, _signal: i32, _target: KillTarget) -> Result<()> {
-    Err(Error::Unsupported("kill"))
+pub fn kill(runtime: &Runtime, id: &str, signal: i32, target: KillTarget) -> Result<()> {
+    lifecycle::kill(runtime, id, signal, target)
 }
 
 /// Removes a stopped container (or a created one); with `force` a running one too, by SIGKILL first.
 ///
 /// # Errors
 /// [`Error::NotFound`] (also with `force`: the command line ignores it then), [`Error::NotStopped`].
-pub fn delete(_runtime: &Runtime, _id: &str, _force: bool) -> Result<()> {
-    Err(Error::Unsupported("delete"))
+pub fn delete(runtime: &Runtime, id: &str, force: bool) -> Result<()> {
+    lifecycle::delete(runtime, id, force)
 }
 
 /// A container's state now.
 ///
 /// # Errors
 /// [`Error::NotFound`].
-pub fn state(_runtime: &Runtime, _id: &str) -> Result<ContainerState> {
-    Err(Error::Unsupported("state"))
+pub fn state(runtime: &Runtime, id: &str) -> Result<ContainerState> {
+    lifecycle::state(runtime, id)
 }
 
 /// Every container under the root, ordered by id; those that vanish meanwhile are left out.
 ///
 /// # Errors
 /// When the root can't be read; a missing root is an empty list.
-pub fn list(_runtime: &Runtime) -> Result<Vec<ContainerState>> {
-    Err(Error::Unsupported("list"))
+pub fn list(runtime: &Runtime) -> Result<Vec<ContainerState>> {
+    lifecycle::list(runtime)
 }
 
 /// Pids of all processes in the container's cgroup, sub-cgroups included.
 ///
 /// # Errors
 /// [`Error::NotFound`].
-pub fn pids(_runtime: &Runtime, _id: &str) -> Result<Vec<i32>> {
-    Err(Error::Unsupported("ps"))
+pub fn pids(runtime: &Runtime, id: &str) -> Result<Vec<i32>> {
+    lifecycle::pids(runtime, id)
 }
 
 /// Freezes the container's cgroup.
 ///
 /// # Errors
 /// [`Error::NotFound`], [`Error::NotRunning`].
-pub fn pause(_runtime: &Runtime, _id: &str) -> Result<()> {
-    Err(Error::Unsupported("pause"))
+pub fn pause(runtime: &Runtime, id: &str) -> Result<()> {
+    lifecycle::pause(runtime, id)
 }
 
 /// Thaws it.
 ///
 /// # Errors
 /// [`Error::NotFound`], [`Error::NotPaused`].
-pub fn resume(_runtime: &Runtime, _id: &str) -> Result<()> {
-    Err(Error::Unsupported("resume"))
+pub fn resume(runtime: &Runtime, id: &str) -> Result<()> {
+    lifecycle::resume(runtime, id)
+}
+
+/// The connected console socket; `None` when no terminal is asked for.
+fn connect_console(console: &Console, terminal: bool) -> Result<Option<OwnedFd>> {
+    match (terminal, console) {
+        // runc's words (checkTerminal).
+        (true, Console::Inherit) => Err(Error::NoConsoleSocket),
+        (true, Console::Socket(path)) => connect(path).map(Some),
+        (true, Console::Connected(socket)) => {
+            socket.try_clone().map(Some).map_err(|e| Error::io("duplicate", Path::new("console socket"), e))
+        }
+        (false, Console::Inherit | Console::Connected(_)) => Ok(None),
+        (false, Console::Socket(_)) => Err(Error::UnusedConsoleSocket),
+    }
+}
+
+/// Connects to an AF_UNIX stream socket.
+fn connect(path: &Path) -> Result<OwnedFd> {
+    UnixStream::connect(path).map(OwnedFd::from).map_err(|e| Error::io("connect to", path, e))
 }

@@ -135,3 +135,32 @@ pub fn loopback_up() -> io::Result<()> {
     }))
     .map(drop)
 }
+
+/// Owns a descriptor that recvmsg(2) has just delivered by SCM_RIGHTS.
+#[must_use]
+pub fn received(fd: RawFd) -> OwnedFd {
+    // SAFETY: the kernel has just installed it for this message; the caller reads each message once.
+    unsafe { OwnedFd::from_raw_fd(fd) }
+}
+
+/// TIOCSPTLCK with 0: lets the slave of a new pty be opened.
+///
+/// # Errors
+/// ENOTTY when it is not a pty master.
+pub fn pty_unlock(master: BorrowedFd<'_>) -> io::Result<()> {
+    let unlock: libc::c_int = 0;
+    // SAFETY: the kernel reads one int through the pointer.
+    check(libc::c_long::from(unsafe { libc::ioctl(master.as_raw_fd(), libc::TIOCSPTLCK, &raw const unlock) }))
+        .map(drop)
+}
+
+/// TIOCGPTN: the number of a pty, as in /dev/pts/<n>.
+///
+/// # Errors
+/// ENOTTY when it is not a pty master.
+pub fn pty_number(master: BorrowedFd<'_>) -> io::Result<u32> {
+    let mut number: libc::c_uint = 0;
+    // SAFETY: the kernel writes one unsigned int through the pointer.
+    check(libc::c_long::from(unsafe { libc::ioctl(master.as_raw_fd(), libc::TIOCGPTN, &raw mut number) }))?;
+    Ok(number)
+}

@@ -18,3 +18,13 @@ use std::io;
 fn check(ret: libc::c_long) -> io::Result<libc::c_long> {
     if ret < 0 { Err(io::Error::last_os_error()) } else { Ok(ret) }
 }
+
+/// A path or name as the C string that system calls take.
+///
+/// # Errors
+/// When it holds a NUL byte: the kernel would see a shorter path than the one that was checked.
+pub fn cstring(path: &std::path::Path) -> io::Result<std::ffi::CString> {
+    use std::os::unix::ffi::OsStrExt;
+    std::ffi::CString::new(path.as_os_str().as_bytes())
+        .map_err(|_| io::Error::new(io::ErrorKind::InvalidInput, "path holds a NUL byte"))
+}

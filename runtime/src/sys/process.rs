@@ -297,3 +297,23 @@ pub fn prlimit(pid: i32, resource: u32, limit: RLimit) -> io::Result<()> {
     // SAFETY: the kernel reads one rlimit64; the old value is not asked for.
     check(unsafe { libc::syscall(libc::SYS_prlimit64, pid, resource, &raw const new, old) }).map(drop)
 }
+
+/// setdomainname(2).
+///
+/// # Errors
+/// EPERM, EINVAL for a name over 64 bytes.
+pub fn set_domainname(name: &str) -> io::Result<()> {
+    // SAFETY: the kernel reads name.len() bytes.
+    check(unsafe { libc::syscall(libc::SYS_setdomainname, name.as_ptr(), name.len()) }).map(drop)
+}
+
+/// Gives a signal its default action again.
+///
+/// # Errors
+/// EINVAL for SIGKILL and SIGSTOP.
+pub fn default_signal(signal: nix::sys::signal::Signal) -> nix::Result<()> {
+    use nix::sys::signal::{SaFlags, SigAction, SigHandler, SigSet, sigaction};
+    let default = SigAction::new(SigHandler::SigDfl, SaFlags::empty(), SigSet::empty());
+    // SAFETY: SIG_DFL installs no handler.
+    unsafe { sigaction(signal, &default) }.map(drop)
+}

@@ -1,0 +1,195 @@
+//! A rootfs as a directory descriptor.
+
+use std::ffi::OsStr;
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::path::{Component, Path};
+
+use nix::errno::Errno;
+use nix::fcntl::{OFlag, OpenHow, ResolveFlag, openat2};
+use nix::sys::stat::{Mode, mkdirat};
+
+/// What [`RootDir::ensure`] makes when there is nothing at a path.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Create {
+    /// A directory, mode 0755.
+    Directory,
+    /// An empty file, mode 0644: a mount point for a file.
+    File,
+}
+
+/// The root directory of a container. Every path given to it is resolved inside it.
+#[derive(Debug)]
+pub struct RootDir {
+    fd: OwnedFd,
+}
+
+/// openat2 answers EAGAIN when a rename or mount elsewhere raced with the walk (openat2(2)); a racing
+/// attacker can keep that up, so the retries are bounded.
+const RACE_RETRIES: usize = 128;
+
+impl RootDir {
+    /// Takes the descriptor of a directory as the root.
+    #[must_use]
+    pub fn new(fd: OwnedFd) -> Self {
+        RootDir { fd }
+    }
+
+    /// Opens `path` inside the root. Symlinks are followed inside the root, magic links never.
+    ///
+    /// # Errors
+    /// Errors of openat2(2): ELOOP for a magic link or too many links.
+    pub fn open(&self, path: &Path, flags: OFlag) -> io::Result<OwnedFd> {
+        resolve(self.fd.as_fd(), path, flags, Mode::empty(), ResolveFlag::RESOLVE_IN_ROOT)
+    }
+
+    /// An O_PATH descriptor of what is at `path`, made first when nothing is there.
+    ///
+    /// Missing parents are made too, each below a descriptor of the one before, so that a component that
+    /// is swapped for a link meanwhile can't lead outside (CVE-2024-45310).
+    ///
+    /// # Errors
+    /// Errors of openat2, mkdirat and open; EEXIST or ELOOP for a dangling symlink in the path.
+    pub fn ensure(&self, path: &Path, what: Create) -> io::Result<OwnedFd> {
+        match self.open(path, OFlag::O_PATH) {
+            Err(e) if e.raw_os_error() == Some(libc::ENOENT) => {}
+            other => return other,
+        }
+        let (dir, name) = self.ensure_parent(path)?;
+        create_at(dir.as_fd(), name, what)
+    }
+
+    /// As [`RootDir::ensure`] for a directory that may not be reached through any symlink.
+    ///
+    /// # Errors
+    /// ELOOP for a symlink in the path, ENOTDIR, and those of [`RootDir::ensure`].
+    pub fn ensure_real_directory(&self, path: &Path) -> io::Result<OwnedFd> {
+        let real = |path| {
+            let scope = ResolveFlag::RESOLVE_IN_ROOT | ResolveFlag::RESOLVE_NO_SYMLINKS;
+            resolve(self.fd.as_fd(), path, OFlag::O_PATH | OFlag::O_DIRECTORY, Mode::empty(), scope)
+        };
+        match real(path) {
+            Err(e) if e.raw_os_error() == Some(libc::ENOENT) => {
+                self.ensure(path, Create::Directory)?;
+                real(path)
+            }
+            other => other,
+        }
+    }
+
+    /// The directory that holds `path`'s last component, made when missing, and that component's name.
+    ///
+    /// # Errors
+    /// As [`RootDir::ensure`]; EINVAL when the path has no last component.
+    pub fn ensure_parent<'p>(&self, path: &'p Path) -> io::Result<(OwnedFd, &'p OsStr)> {
+        let (parent, name) = split(path)?;
+        if parent.as_os_str().is_empty() {
+            return Ok((self.fd.try_clone()?, name));
+        }
+        Ok((self.ensure(parent, Create::Directory)?, name))
+    }
+}
+
+impl AsFd for RootDir {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.fd.as_fd()
+    }
+}
+
+/// Splits a path into its parent (without leading slashes) and its last component.
+fn split(path: &Path) -> io::Result<(&Path, &OsStr)> {
+    let path = path.strip_prefix("/").unwrap_or(path);
+    match (path.parent(), path.components().next_back()) {
+        (Some(parent), Some(Component::Normal(name))) => Ok((parent, name)),
+        _ => Err(io::Error::from_raw_os_error(libc::EINVAL)),
+    }
+}
+
+fn create_at(dir: BorrowedFd<'_>, name: &OsStr, what: Create) -> io::Result<OwnedFd> {
+    let path = Path::new(name);
+    // Below a directory descriptor the name is one component: no link may be followed any more.
+    let beneath = ResolveFlag::RESOLVE_BENEATH | ResolveFlag::RESOLVE_NO_SYMLINKS;
+    match what {
+        Create::Directory => {
+            match mkdirat(dir, path, Mode::from_bits_truncate(0o755)) {
+                // Someone else made it between our look and now: what counts is what opens below.
+                Ok(()) | Err(Errno::EEXIST) => {}
+                Err(e) => return Err(e.into()),
+            }
+            resolve(dir, path, OFlag::O_PATH | OFlag::O_DIRECTORY, Mode::empty(), beneath)
+        }
+        Create::File => {
+            let flags = OFlag::O_CREAT | OFlag::O_EXCL | OFlag::O_NOFOLLOW | OFlag::O_WRONLY;
+            resolve(dir, path, flags, Mode::from_bits_truncate(0o644), beneath)
+        }
+    }
+}
+
+pub(super) fn resolve(
+    dir: BorrowedFd<'_>,
+    path: &Path,
+    flags: OFlag,
+    mode: Mode,
+    scope: ResolveFlag,
+) -> io::Result<OwnedFd> {
+    let how = OpenHow::new()
+        .flags(flags | OFlag::O_CLOEXEC)
+        .mode(mode)
+        .resolve(scope | ResolveFlag::RESOLVE_NO_MAGICLINKS);
+    for _ in 0..RACE_RETRIES {
+        match openat2(dir, path, how) {
+            Err(Errno::EAGAIN | Errno::EINTR) => {}
+            other => return other.map_err(io::Error::from),
+        }
+    }
+    Err(io::Error::from_raw_os_error(libc::EAGAIN))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::os::unix::fs::symlink;
+
+    fn root() -> (tempfile::TempDir, RootDir) {
+        let dir = tempfile::tempdir().unwrap();
+        let fd = std::fs::File::open(dir.path()).unwrap().into();
+        (dir, RootDir::new(fd))
+    }
+
+    #[test]
+    fn ensure_makes_missing_parents() {
+        let (dir, root) = root();
+        root.ensure(Path::new("/a/b/c"), Create::Directory).unwrap();
+        root.ensure(Path::new("a/b/f"), Create::File).unwrap();
+        assert!(dir.path().join("a/b/c").is_dir());
+        assert!(dir.path().join("a/b/f").is_file());
+    }
+
+    #[test]
+    fn absolute_links_stay_inside() {
+        let (dir, root) = root();
+        let outside = tempfile::tempdir().unwrap();
+        symlink(outside.path(), dir.path().join("out")).unwrap();
+        // The link's target does not exist inside the root, so it dangles: nothing may be made anywhere.
+        assert!(root.ensure(Path::new("out/x"), Create::Directory).is_err());
+        assert_eq!(std::fs::read_dir(outside.path()).unwrap().count(), 0);
+        symlink("/../../../../../etc", dir.path().join("up")).unwrap();
+        std::fs::create_dir(dir.path().join("etc")).unwrap();
+        root.ensure(Path::new("up/y"), Create::File).unwrap();
+        assert!(dir.path().join("etc/y").is_file());
+    }
+
+    #[test]
+    fn magic_links_are_refused() {
+        let root = RootDir::new(std::fs::File::open("/").unwrap().into());
+        let err = root.open(Path::new("/proc/self/root/etc"), OFlag::O_PATH).unwrap_err();
+        assert_eq!(err.raw_os_error(), Some(libc::ELOOP));
+    }
+
+    #[test]
+    fn the_root_itself_has_no_parent() {
+        let (_dir, root) = root();
+        assert!(root.ensure_parent(Path::new("/")).is_err());
+        assert!(root.ensure_parent(Path::new("a/..")).is_err());
+    }
+}

@@ -1,0 +1,82 @@
+//! config.json: reading, repairing what the parser is stricter about than runc, and validating.
+//!
+//! Pure but for [`load`]'s one read.
+
+mod repair;
+mod rules;
+
+use std::path::{Path, PathBuf};
+
+use oci_spec::runtime::{LinuxNamespaceType, Spec};
+
+pub use rules::{check_process, validate};
+
+/// The newest runtime-spec that davit implements.
+pub const OCI_VERSION: &str = "1.3.0";
+
+/// What is wrong with a bundle's config.json.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// There is no config.json.
+    #[error("JSON specification file {0} not found")]
+    Missing(PathBuf),
+    /// It can't be read.
+    #[error("read {path}: {source}")]
+    Read {
+        /// The file.
+        path: PathBuf,
+        /// The kernel's answer.
+        source: std::io::Error,
+    },
+    /// It is not JSON, or not a config: the parser's words give line and column.
+    #[error("{path}: {source}")]
+    Parse {
+        /// The file.
+        path: PathBuf,
+        /// The parser's words.
+        source: serde_json::Error,
+    },
+    /// A rule of the runtime-spec, or of runc, is broken.
+    #[error("{0}")]
+    Invalid(String),
+    /// The field is not implemented.
+    #[error("config.json: {0} is not supported yet")]
+    Unsupported(&'static str),
+}
+
+/// Reads and validates `<bundle>/config.json`.
+///
+/// # Errors
+/// Any [`Error`].
+pub fn load(bundle: &Path) -> Result<Spec, Error> {
+    let path = bundle.join("config.json");
+    let spec: Spec = parse_file(&path)?;
+    validate(&spec)?;
+    Ok(spec)
+}
+
+/// Reads a JSON file of the runtime-spec: config.json, or the process.json of `exec --process`.
+///
+/// # Errors
+/// [`Error::Missing`], [`Error::Read`], [`Error::Parse`].
+pub fn parse_file<T: serde::de::DeserializeOwned>(path: &Path) -> Result<T, Error> {
+    let text = std::fs::read(path).map_err(|source| match source.kind() {
+        std::io::ErrorKind::NotFound => Error::Missing(path.to_owned()),
+        _ => Error::Read { path: path.to_owned(), source },
+    })?;
+    serde_json::from_slice(&text)
+        .or_else(|first| repair::parse(&text).ok_or(first))
+        .map_err(|source| Error::Parse { path: path.to_owned(), source })
+}
+
+/// The namespace of a kind in the config: `None` when the container shares the runtime's.
+#[must_use]
+pub fn namespace(spec: &Spec, kind: LinuxNamespaceType) -> Option<&oci_spec::runtime::LinuxNamespace> {
+    spec.linux().as_ref()?.namespaces().as_ref()?.iter().find(|ns| ns.typ() == kind)
+}
+
+/// The value of an optional list, or the empty one.
+#[must_use]
+pub fn list<T>(items: &Option<Vec<T>>) -> &[T] {
+    items.as_deref().unwrap_or_default()
+}

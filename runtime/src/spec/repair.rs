@@ -1,0 +1,73 @@
+//! Configs that runc accepts and oci-spec 0.10 rejects, on a path taken only after a parse error.
+//!
+//! Two defects are known (dependency study, section 1.1): scheduler flags under wrong names, and unknown
+//! capability names, which runc drops with a warning.
+
+use oci_spec::runtime::Capability;
+use serde_json::Value;
+
+/// The names that oci-spec 0.10 derives for two scheduler flags, by the names that the spec gives them.
+const SCHEDULER_FLAGS: [(&str, &str); 2] = [
+    ("SCHED_FLAG_RESET_ON_FORK", "SCHED_RESET_ON_FORK"),
+    ("SCHED_FLAG_DL_OVERRUN", "SCHED_FLAG_D_L_OVERRUN"),
+];
+
+/// Parses again after repairing; `None` when that doesn't help, so that the first error is reported.
+pub(super) fn parse<T: serde::de::DeserializeOwned>(text: &[u8]) -> Option<T> {
+    let mut value: Value = serde_json::from_slice(text).ok()?;
+    // config.json holds a process, process.json is one.
+    repair_process(&mut value);
+    if let Some(process) = value.get_mut("process") {
+        repair_process(process);
+    }
+    serde_json::from_value(value).ok()
+}
+
+fn repair_process(process: &mut Value) {
+    if let Some(sets) = process.get_mut("capabilities").and_then(Value::as_object_mut) {
+        for set in sets.values_mut().filter_map(Value::as_array_mut) {
+            set.retain(|name| {
+                let known = serde_json::from_value::<Capability>(name.clone()).is_ok();
+                if !known {
+                    log::warn!("ignoring unknown capability {name}");
+                }
+                known
+            });
+        }
+    }
+    let flags = process.get_mut("scheduler").and_then(|s| s.get_mut("flags")).and_then(Value::as_array_mut);
+    for flag in flags.into_iter().flatten() {
+        if let Some((_, derived)) = SCHEDULER_FLAGS.iter().find(|(name, _)| flag == name) {
+            *flag = Value::from(*derived);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use oci_spec::runtime::Process;
+
+    #[test]
+    fn unknown_capabilities_are_dropped() {
+        let text =
+            br#"{"cwd":"/","user":{"uid":0,"gid":0},"capabilities":{"bounding":["CAP_KILL","CAP_FOO"]}}"#;
+        assert!(serde_json::from_slice::<Process>(text).is_err());
+        let process: Process = parse(text).unwrap();
+        let bounding = process.capabilities().as_ref().unwrap().bounding().as_ref().unwrap();
+        assert_eq!(bounding.iter().copied().collect::<Vec<_>>(), [Capability::Kill]);
+    }
+
+    #[test]
+    fn scheduler_flags_have_the_names_of_the_spec() {
+        let text = br#"{"cwd":"/","user":{"uid":0,"gid":0},
+            "scheduler":{"policy":"SCHED_OTHER","flags":["SCHED_FLAG_RESET_ON_FORK"]}}"#;
+        let process: Process = parse(text).unwrap();
+        assert_eq!(process.scheduler().as_ref().unwrap().flags().as_ref().unwrap().len(), 1);
+    }
+
+    #[test]
+    fn other_errors_stay_errors() {
+        assert!(parse::<Process>(br#"{"cwd":"/","user":{"uid":"x","gid":0}}"#).is_none());
+    }
+}

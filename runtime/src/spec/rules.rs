@@ -1,0 +1,363 @@
+//! Validation: a list of small rules, each with the part of the runtime-spec that it enforces.
+//!
+//! Wording follows runc's validator, since people search for it.
+
+use oci_spec::runtime::{LinuxNamespaceType, Spec};
+
+use super::{Error, list, namespace};
+
+type Rule = fn(&Spec) -> Result<(), Error>;
+
+/// Every rule, in the order in which it is checked.
+const RULES: &[Rule] = &[
+    version,
+    root,
+    process,
+    user,
+    environment,
+    rlimits,
+    namespaces,
+    hostname,
+    id_mappings,
+    sysctls,
+    security_paths,
+    hooks,
+    not_supported_yet,
+];
+
+/// Checks a config against every rule.
+///
+/// # Errors
+/// The first broken rule: [`Error::Invalid`] or [`Error::Unsupported`].
+pub fn validate(spec: &Spec) -> Result<(), Error> {
+    RULES.iter().try_for_each(|rule| rule(spec))
+}
+
+fn invalid<T>(text: impl Into<String>) -> Result<T, Error> {
+    Err(Error::Invalid(text.into()))
+}
+
+/// config.md "Specification version": SemVer; davit knows major version 1.
+fn version(spec: &Spec) -> Result<(), Error> {
+    let version = spec.version();
+    match version.split('.').next() {
+        Some("1") => Ok(()),
+        Some("") | None => invalid("ociVersion is required"),
+        _ => invalid(format!("ociVersion {version:?}: only 1.x is supported")),
+    }
+}
+
+/// config.md "Root": required on Linux.
+fn root(spec: &Spec) -> Result<(), Error> {
+    match spec.root() {
+        Some(root) if !root.path().as_os_str().is_empty() => Ok(()),
+        _ => invalid("root.path must not be empty"),
+    }
+}
+
+/// config.md "Process": args and an absolute cwd.
+fn process(spec: &Spec) -> Result<(), Error> {
+    let Some(process) = spec.process() else { return invalid("process property must not be empty") };
+    check_process(process)
+}
+
+/// The rules of a process object, also that of `exec --process`.
+///
+/// # Errors
+/// [`Error::Invalid`] in runc's words.
+pub fn check_process(process: &oci_spec::runtime::Process) -> Result<(), Error> {
+    if process.cwd().as_os_str().is_empty() {
+        return invalid("Cwd property must not be empty");
+    }
+    if !process.cwd().is_absolute() {
+        return invalid("Cwd must be an absolute path");
+    }
+    if list(process.args()).is_empty() {
+        return invalid("args must not be empty");
+    }
+    Ok(())
+}
+
+/// setresuid(2) takes 2^32-1 as "unchanged", which would leave the process root (CVE-2024-40635's class).
+fn user(spec: &Spec) -> Result<(), Error> {
+    let Some(process) = spec.process() else { return Ok(()) };
+    let user = process.user();
+    for (field, id) in [("uid", user.uid()), ("gid", user.gid())] {
+        if id == u32::MAX {
+            return invalid(format!("process.user.{field} {id} is out of range"));
+        }
+    }
+    if list(user.additional_gids()).contains(&u32::MAX) {
+        return invalid("process.user.additionalGids: 4294967295 is out of range");
+    }
+    Ok(())
+}
+
+/// config.md "Process": env has the form of environ(7).
+fn environment(spec: &Spec) -> Result<(), Error> {
+    for entry in spec.process().iter().flat_map(|p| list(p.env())) {
+        if entry.contains('\0') {
+            return invalid(format!("invalid environment variable {entry:?}: contains nul byte (\\x00)"));
+        }
+        if entry.find('=').is_none_or(|at| at == 0) {
+            return invalid(format!("invalid environment variable {entry:?}: must be NAME=VALUE"));
+        }
+    }
+    Ok(())
+}
+
+/// config.md "POSIX process": each limit once, soft at most hard.
+fn rlimits(spec: &Spec) -> Result<(), Error> {
+    let Some(process) = spec.process() else { return Ok(()) };
+    let limits = list(process.rlimits());
+    for (at, limit) in limits.iter().enumerate() {
+        if limits.iter().take(at).any(|other| other.typ() == limit.typ()) {
+            return invalid(format!("process.rlimits: {} is given twice", limit.typ()));
+        }
+        if limit.soft() > limit.hard() {
+            return invalid(format!("process.rlimits: {}: soft limit exceeds hard limit", limit.typ()));
+        }
+    }
+    Ok(())
+}
+
+/// config-linux.md "Namespaces": no duplicates, absolute paths; davit needs a mount namespace for now.
+fn namespaces(spec: &Spec) -> Result<(), Error> {
+    let all = spec.linux().as_ref().map(|l| list(l.namespaces())).unwrap_or_default();
+    for (at, ns) in all.iter().enumerate() {
+        if all.iter().take(at).any(|other| other.typ() == ns.typ()) {
+            return invalid(format!("malformed spec file: duplicated namespace {}", ns.typ()));
+        }
+        let path = ns.path().as_ref().filter(|p| !p.as_os_str().is_empty());
+        if path.is_some_and(|p| !p.is_absolute()) {
+            return invalid(format!("path of namespace {} must be absolute", ns.typ()));
+        }
+    }
+    Ok(())
+}
+
+/// config.md "Hostname": needs a UTS namespace of its own.
+fn hostname(spec: &Spec) -> Result<(), Error> {
+    if namespace(spec, LinuxNamespaceType::Uts).is_some() {
+        return Ok(());
+    }
+    if spec.hostname().as_ref().is_some_and(|name| !name.is_empty()) {
+        return invalid("unable to set hostname without a private UTS namespace");
+    }
+    if spec.domainname().as_ref().is_some_and(|name| !name.is_empty()) {
+        return invalid("unable to set domainname without a private UTS namespace");
+    }
+    Ok(())
+}
+
+/// config-linux.md "User namespace mappings": with a new user namespace, and only with one.
+fn id_mappings(spec: &Spec) -> Result<(), Error> {
+    let Some(linux) = spec.linux() else { return Ok(()) };
+    let (uids, gids) = (list(linux.uid_mappings()), list(linux.gid_mappings()));
+    match namespace(spec, LinuxNamespaceType::User) {
+        None if !uids.is_empty() || !gids.is_empty() => {
+            invalid("user namespace mappings specified, but user namespace isn't enabled in the config")
+        }
+        Some(ns) if !has_path(ns) && (uids.is_empty() || gids.is_empty()) => {
+            invalid("user namespace enabled, but no uid and gid mappings are given")
+        }
+        _ => Ok(()),
+    }
+}
+
+fn has_path(ns: &oci_spec::runtime::LinuxNamespace) -> bool {
+    ns.path().as_ref().is_some_and(|p| !p.as_os_str().is_empty())
+}
+
+/// Sysctls of the IPC namespace (config-linux.md "Sysctl"; sysctl(2) names, ipc_namespaces(7)).
+const IPC_SYSCTLS: &[&str] = &[
+    "kernel.msgmax",
+    "kernel.msgmnb",
+    "kernel.msgmni",
+    "kernel.sem",
+    "kernel.shmall",
+    "kernel.shmmax",
+    "kernel.shmmni",
+    "kernel.shm_rmid_forced",
+];
+
+/// config-linux.md "Sysctl": only what a namespace of the container holds, else the host would change.
+fn sysctls(spec: &Spec) -> Result<(), Error> {
+    let Some(sysctls) = spec.linux().as_ref().and_then(|l| l.sysctl().as_ref()) else { return Ok(()) };
+    for key in sysctls.keys() {
+        let name = key.replace('/', ".");
+        if name.split('.').any(str::is_empty) || name.contains('\0') {
+            return invalid(format!("sysctl {key:?} is not a valid name"));
+        }
+        let (owner, what) = match name.as_str() {
+            "kernel.domainname" => (LinuxNamespaceType::Uts, "a private UTS namespace"),
+            // runc: the hostname has a field of its own, which would fight with this.
+            "kernel.hostname" => {
+                return invalid(
+                    "sysctl \"kernel.hostname\" is not allowed as it conflicts with the OCI \"hostname\" field",
+                );
+            }
+            n if IPC_SYSCTLS.contains(&n) || n.starts_with("fs.mqueue.") => {
+                (LinuxNamespaceType::Ipc, "a private IPC namespace")
+            }
+            n if n.starts_with("net.") => (LinuxNamespaceType::Network, "a private network namespace"),
+            n if n.starts_with("user.") => (LinuxNamespaceType::User, "a user namespace"),
+            _ => return invalid(format!("sysctl {key:?} is not in a separate kernel namespace")),
+        };
+        if namespace(spec, owner).is_none() {
+            return invalid(format!("sysctl {key:?} is not allowed without {what}"));
+        }
+    }
+    Ok(())
+}
+
+/// config-linux.md "Masked Paths", "Readonly Paths": absolute, and only in a mount namespace of its own.
+fn security_paths(spec: &Spec) -> Result<(), Error> {
+    let Some(linux) = spec.linux() else { return Ok(()) };
+    for (field, paths) in [("maskedPaths", linux.masked_paths()), ("readonlyPaths", linux.readonly_paths())] {
+        if let Some(path) = list(paths).iter().find(|p| !p.starts_with('/')) {
+            return invalid(format!("linux.{field}: {path:?} must be an absolute path"));
+        }
+    }
+    Ok(())
+}
+
+/// config.md "POSIX-platform Hooks": an absolute path, a positive timeout.
+fn hooks(spec: &Spec) -> Result<(), Error> {
+    let Some(hooks) = spec.hooks() else { return Ok(()) };
+    // The spec deprecates prestart; Docker still uses it.
+    #[allow(deprecated)]
+    let kinds = [
+        ("prestart", hooks.prestart()),
+        ("createRuntime", hooks.create_runtime()),
+        ("createContainer", hooks.create_container()),
+        ("startContainer", hooks.start_container()),
+        ("poststart", hooks.poststart()),
+        ("poststop", hooks.poststop()),
+    ];
+    for (kind, hooks) in kinds {
+        for hook in list(hooks) {
+            if !hook.path().is_absolute() {
+                return invalid(format!("hooks.{kind}: path {} must be absolute", hook.path().display()));
+            }
+            if hook.timeout().is_some_and(|t| t <= 0) {
+                return invalid(format!(
+                    "hooks.{kind}: timeout of {} must be positive",
+                    hook.path().display()
+                ));
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Fields that later work brings. Never ignored in silence.
+fn not_supported_yet(spec: &Spec) -> Result<(), Error> {
+    let unsupported = |field| Err(Error::Unsupported(field));
+    if let Some(process) = spec.process() {
+        if process.scheduler().is_some() {
+            return unsupported("process.scheduler");
+        }
+        if process.io_priority().is_some() {
+            return unsupported("process.ioPriority");
+        }
+        if process.exec_cpu_affinity().is_some() {
+            return unsupported("process.execCPUAffinity");
+        }
+    }
+    let Some(linux) = spec.linux() else { return unsupported("a config without linux") };
+    if namespace(spec, LinuxNamespaceType::Mount).is_none() {
+        return unsupported("a container without a mount namespace");
+    }
+    if linux.time_offsets().as_ref().is_some_and(|o| !o.is_empty()) {
+        return unsupported("linux.timeOffsets");
+    }
+    if linux.net_devices().as_ref().is_some_and(|d| !d.is_empty()) {
+        return unsupported("linux.netDevices");
+    }
+    if linux.memory_policy().is_some() {
+        return unsupported("linux.memoryPolicy");
+    }
+    if linux.intel_rdt().is_some() {
+        return unsupported("linux.intelRdt");
+    }
+    if linux.mount_label().as_ref().is_some_and(|l| !l.is_empty()) {
+        return unsupported("linux.mountLabel");
+    }
+    for mount in list(spec.mounts()) {
+        if !list(mount.uid_mappings()).is_empty() || !list(mount.gid_mappings()).is_empty() {
+            return unsupported("mounts[].uidMappings");
+        }
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn spec(change: impl FnOnce(&mut serde_json::Value)) -> Spec {
+        let mut value = serde_json::json!({
+            "ociVersion": "1.0.2",
+            "root": {"path": "rootfs"},
+            "process": {"cwd": "/", "args": ["sh"], "env": ["A=b"], "user": {"uid": 0, "gid": 0}},
+            "hostname": "h",
+            "linux": {"namespaces": [{"type": "mount"}, {"type": "uts"}, {"type": "pid"}]}
+        });
+        change(&mut value);
+        serde_json::from_value(value).unwrap()
+    }
+
+    #[test]
+    fn a_good_config_passes() {
+        validate(&spec(|_| {})).unwrap();
+    }
+
+    #[test]
+    fn each_broken_rule_is_named() {
+        let j = |text: &str| serde_json::from_str::<serde_json::Value>(text).unwrap();
+        let cases: Vec<(&str, serde_json::Value, &str)> = vec![
+            ("/ociVersion", j("\"2.0.0\""), "only 1.x"),
+            ("/root/path", j("\"\""), "root.path"),
+            ("/process/cwd", j("\"x\""), "Cwd must be an absolute path"),
+            ("/process/args", j("[]"), "args must not be empty"),
+            ("/process/env", j("[\"NOPE\"]"), "must be NAME=VALUE"),
+            ("/process/user/uid", j("4294967295"), "out of range"),
+            (
+                "/linux/namespaces",
+                j("[{\"type\":\"mount\"},{\"type\":\"uts\"},{\"type\":\"uts\"}]"),
+                "duplicated",
+            ),
+            ("/linux/namespaces", j("[{\"type\":\"mount\"}]"), "without a private UTS"),
+            (
+                "/linux/namespaces",
+                j("[{\"type\":\"mount\"},{\"type\":\"uts\"},{\"type\":\"user\"}]"),
+                "no uid and gid",
+            ),
+            ("/linux/namespaces", j("[{\"type\":\"mount\"},{\"type\":\"uts\",\"path\":\"x\"}]"), "absolute"),
+            (
+                "/linux/namespaces",
+                j("[{\"type\":\"uts\"}]"),
+                "without a mount namespace is not supported yet",
+            ),
+        ];
+        for (pointer, value, words) in cases {
+            let broken = spec(|config| *config.pointer_mut(pointer).unwrap() = value);
+            let text = validate(&broken).unwrap_err().to_string();
+            assert!(text.contains(words), "{pointer}: {text:?} lacks {words:?}");
+        }
+    }
+
+    #[test]
+    fn sysctls_need_their_namespace() {
+        let with = |key: &str| {
+            let config = spec(|c| c["linux"]["sysctl"] = serde_json::json!({key: "1"}));
+            validate(&config).map_err(|e| e.to_string())
+        };
+        assert!(with("net.ipv4.ip_forward").unwrap_err().contains("private network namespace"));
+        assert!(with("kernel.shmmax").unwrap_err().contains("private IPC namespace"));
+        assert!(with("vm.swappiness").unwrap_err().contains("not in a separate kernel namespace"));
+        assert!(with("net..x").unwrap_err().contains("not a valid name"));
+        with("kernel.domainname").unwrap();
+    }
+}
