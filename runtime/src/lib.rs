@@ -8,6 +8,7 @@ pub mod cli;
 pub mod container;
 pub mod logging;
 pub mod path;
+pub mod plan;
 pub mod seccomp;
 pub mod security;
 pub mod spec;

@@ -1,0 +1,547 @@
+//! Spec → [`Plan`].
+
+use std::ffi::CString;
+use std::path::{Path, PathBuf};
+
+use oci_spec::runtime::{
+    LinuxDeviceType, LinuxNamespaceType, LinuxPersonalityDomain, Mount as SpecMount, PosixRlimitType,
+    Process, Spec,
+};
+
+use super::options::{attr, propagation};
+use super::{
+    Device, Facts, IdMaps, Identity, Join, Mount, MountSource, Namespaces, Options, Plan, Program, Step,
+    SwitchRoot,
+};
+use crate::security::capabilities::Sets;
+use crate::spec::{Error, list, namespace};
+use crate::sys::fs::WinSize;
+use crate::sys::mount::Reach;
+use crate::sys::process::RLimit;
+
+/// What the command line adds to a config.
+#[derive(Clone, Debug)]
+pub struct Request<'a> {
+    /// Container id.
+    pub id: &'a str,
+    /// Absolute bundle directory: relative paths of the config are in it.
+    pub bundle: &'a Path,
+    /// How the root is changed.
+    pub switch_root: SwitchRoot,
+    /// Whether a new session keyring is joined.
+    pub new_keyring: bool,
+}
+
+/// The plan of `create`.
+///
+/// # Errors
+/// [`Error`] naming the field that can't be planned.
+pub fn plan(spec: &Spec, request: &Request<'_>, facts: &Facts) -> Result<Plan, Error> {
+    let process =
+        spec.process().as_ref().ok_or_else(|| Error::Invalid("process property must not be empty".into()))?;
+    let namespaces = namespaces(spec);
+    let user_namespace = namespace(spec, LinuxNamespaceType::User).is_some();
+    let rootfs = spec.root().as_ref().map(|root| request.bundle.join(root.path())).unwrap_or_default();
+
+    let mut steps = Vec::with_capacity(64);
+    if user_namespace {
+        steps.push(Step::BecomeRoot);
+    }
+    steps.push(Step::Session);
+    if request.new_keyring {
+        steps.push(Step::Keyring(request.id.to_owned()));
+    }
+    if namespaces.unshare_cgroup {
+        steps.push(Step::UnshareCgroup);
+    }
+    if namespaces.new & libc::CLONE_NEWNET as u64 != 0 {
+        steps.push(Step::LoopbackUp);
+    }
+    let late_readonly = rootfs_steps(spec, request, facts, &mut steps)?;
+    switch_root_steps(spec, request, process, late_readonly, &mut steps)?;
+    isolation_steps(spec, &mut steps);
+    process_steps(spec, process, user_namespace, &mut steps);
+    steps.push(Step::FindProgram);
+    steps.push(Step::Gate);
+    if let Some(hooks) = spec.hooks() {
+        push_hooks(list(hooks.start_container()), Step::StartHooks, &mut steps);
+    }
+    late_seccomp(spec, process, &mut steps);
+    Ok(Plan {
+        namespaces,
+        id_maps: id_maps(spec),
+        rootfs,
+        steps,
+        program: program(process)?,
+        oom_score_adj: process.oom_score_adj(),
+        rlimits: if user_namespace { rlimits(process) } else { Vec::new() },
+    })
+}
+
+/// The plan of `exec`: what is left when namespaces, root and cgroup are the container's.
+///
+/// # Errors
+/// [`Error`] naming the field that can't be planned.
+pub fn exec_plan(spec: &Spec, process: &Process, id: &str, new_keyring: bool) -> Result<Plan, Error> {
+    let user_namespace = namespace(spec, LinuxNamespaceType::User).is_some();
+    let mut steps = Vec::with_capacity(16);
+    if user_namespace {
+        steps.push(Step::BecomeRoot);
+    }
+    steps.push(Step::Session);
+    if new_keyring {
+        steps.push(Step::Keyring(id.to_owned()));
+    }
+    if process.terminal() == Some(true) {
+        steps.push(Step::Console { size: window_size(process), bind: false });
+    }
+    process_steps(spec, process, user_namespace, &mut steps);
+    steps.push(Step::FindProgram);
+    late_seccomp(spec, process, &mut steps);
+    Ok(Plan {
+        namespaces: Namespaces::default(),
+        id_maps: None,
+        rootfs: PathBuf::new(),
+        steps,
+        program: program(process)?,
+        oom_score_adj: process.oom_score_adj(),
+        rlimits: if user_namespace { rlimits(process) } else { Vec::new() },
+    })
+}
+
+fn namespaces(spec: &Spec) -> Namespaces {
+    let mut all = Namespaces::default();
+    for ns in spec.linux().iter().flat_map(|linux| list(linux.namespaces())) {
+        match ns.path().as_ref().filter(|path| !path.as_os_str().is_empty()) {
+            Some(path) => all.join.push(Join { kind: ns.typ(), path: path.clone() }),
+            // Its root is the cgroup that its maker is in: made once init sits in the container's.
+            None if ns.typ() == LinuxNamespaceType::Cgroup => all.unshare_cgroup = true,
+            // The enum's discriminants are the CLONE_NEW* flags.
+            None => all.new |= ns.typ() as u64,
+        }
+    }
+    all
+}
+
+fn id_maps(spec: &Spec) -> Option<IdMaps> {
+    let linux = spec.linux().as_ref()?;
+    let ns = namespace(spec, LinuxNamespaceType::User)?;
+    if ns.path().as_ref().is_some_and(|path| !path.as_os_str().is_empty()) {
+        return None;
+    }
+    Some(IdMaps { uids: list(linux.uid_mappings()).to_vec(), gids: list(linux.gid_mappings()).to_vec() })
+}
+
+/// Mounts and /dev, up to the hooks that see the finished rootfs. Returns what becomes read-only later.
+fn rootfs_steps(
+    spec: &Spec,
+    request: &Request<'_>,
+    facts: &Facts,
+    steps: &mut Vec<Step>,
+) -> Result<Vec<PathBuf>, Error> {
+    steps.push(Step::SlaveMounts);
+    steps.push(Step::OpenRoot);
+    let mut late_readonly = Vec::new();
+    let mut dev_is_bound = false;
+    for mount in list(spec.mounts()) {
+        let mut planned = plan_mount(spec, mount, request.bundle, facts)?;
+        let is_dev = normal(&planned.destination) == Path::new("dev");
+        let is_bind = matches!(planned.source, MountSource::Bind { .. });
+        dev_is_bound |= is_dev && is_bind;
+        let is_tmpfs =
+            matches!(&planned.source, MountSource::Filesystem { kind, .. } if kind.as_c_str() == c"tmpfs");
+        // /dev gets its nodes and a tmpfs its mount points before they may turn read-only.
+        if !is_bind && (is_dev || is_tmpfs) && planned.options.attrs.set & attr::RDONLY != 0 {
+            planned.options.attrs.set &= !attr::RDONLY;
+            late_readonly.push(planned.destination.clone());
+        }
+        steps.push(Step::Mount(planned));
+    }
+    if !dev_is_bound {
+        device_steps(spec, steps)?;
+    }
+    if let Some(hooks) = spec.hooks() {
+        // The spec deprecates prestart; Docker still uses it.
+        #[allow(deprecated)]
+        if !list(hooks.prestart()).is_empty() || !list(hooks.create_runtime()).is_empty() {
+            steps.push(Step::RuntimeHooks);
+        }
+        push_hooks(list(hooks.create_container()), Step::ContainerHooks, steps);
+    }
+    Ok(late_readonly)
+}
+
+fn push_hooks(
+    hooks: &[oci_spec::runtime::Hook],
+    step: fn(Vec<oci_spec::runtime::Hook>) -> Step,
+    steps: &mut Vec<Step>,
+) {
+    if !hooks.is_empty() {
+        steps.push(step(hooks.to_vec()));
+    }
+}
+
+/// A path without leading slashes and `.` components, for comparing.
+fn normal(path: &Path) -> PathBuf {
+    path.components().filter(|c| matches!(c, std::path::Component::Normal(_))).collect()
+}
+
+fn plan_mount(spec: &Spec, mount: &SpecMount, bundle: &Path, facts: &Facts) -> Result<Mount, Error> {
+    let destination = mount.destination().clone();
+    let name = destination.display();
+    let options = Options::parse(list(mount.options()))
+        .map_err(|e| Error::Invalid(format!("mounts[]: {name}: {e}")))?;
+    if normal(&destination).as_os_str().is_empty() {
+        return Err(Error::Invalid(format!("mounts[]: {name}: mounting over / is not allowed")));
+    }
+    let cstring = |text: &Path| {
+        crate::sys::cstring(text)
+            .map_err(|_| Error::Invalid(format!("mounts[]: {name}: NUL byte in {text:?}")))
+    };
+    let kind = mount.typ().as_deref().unwrap_or_default();
+    let source = mount.source().clone().unwrap_or_default();
+    let source = if let Some(reach) = options.bind.or((kind == "bind").then_some(Reach::Tree)) {
+        if !options.data.is_empty() {
+            let words: Vec<_> = options.data.iter().map(|(key, _)| key.to_string_lossy()).collect();
+            return Err(Error::Invalid(format!(
+                "mounts[]: {name}: bind mounts cannot have filesystem options: {}",
+                words.join(",")
+            )));
+        }
+        MountSource::Bind { path: bundle.join(source), reach }
+    } else if kind == "cgroup" && !facts.cgroup_v1.is_empty() {
+        let namespaced = namespace(spec, LinuxNamespaceType::Cgroup).is_some();
+        MountSource::CgroupV1 { views: facts.cgroup_v1.clone(), namespaced }
+    } else if kind == "cgroup" {
+        MountSource::Filesystem { kind: c"cgroup2".to_owned(), source: c"cgroup".to_owned() }
+    } else if kind.is_empty() {
+        return Err(Error::Invalid(format!(
+            "mounts[]: {name}: type is required unless bind or rbind is an option"
+        )));
+    } else {
+        MountSource::Filesystem { kind: cstring(Path::new(kind))?, source: cstring(&source)? }
+    };
+    Ok(Mount { destination, source, options })
+}
+
+/// Device nodes that config-linux.md "Default Devices" asks for: path, major, minor.
+const DEFAULT_DEVICES: [(&str, u32, u32); 6] = [
+    ("/dev/null", 1, 3),
+    ("/dev/zero", 1, 5),
+    ("/dev/full", 1, 7),
+    ("/dev/random", 1, 8),
+    ("/dev/urandom", 1, 9),
+    ("/dev/tty", 5, 0),
+];
+
+/// Links that config-linux.md "/dev symbolic links" asks for.
+const DEV_LINKS: [(&str, &str, bool); 6] = [
+    ("/dev/fd", "/proc/self/fd", false),
+    ("/dev/stdin", "/proc/self/fd/0", false),
+    ("/dev/stdout", "/proc/self/fd/1", false),
+    ("/dev/stderr", "/proc/self/fd/2", false),
+    ("/dev/core", "/proc/kcore", true),
+    ("/dev/ptmx", "pts/ptmx", false),
+];
+
+fn device_steps(spec: &Spec, steps: &mut Vec<Step>) -> Result<(), Error> {
+    let bind = namespace(spec, LinuxNamespaceType::User).is_some();
+    let configured = spec.linux().as_ref().map(|linux| list(linux.devices())).unwrap_or_default();
+    for (path, major, minor) in DEFAULT_DEVICES {
+        if configured.iter().any(|device| device.path() == Path::new(path)) {
+            continue;
+        }
+        let number = libc::makedev(major, minor);
+        let mode = libc::S_IFCHR | 0o666;
+        steps.push(Step::Device(Device { path: path.into(), mode, number, uid: 0, gid: 0, bind }));
+    }
+    for device in configured {
+        let kind = match device.typ() {
+            LinuxDeviceType::C | LinuxDeviceType::U => libc::S_IFCHR,
+            LinuxDeviceType::B => libc::S_IFBLK,
+            LinuxDeviceType::P => libc::S_IFIFO,
+            LinuxDeviceType::A => {
+                return Err(Error::Invalid(format!(
+                    "linux.devices: {}: type \"a\" is for cgroup rules only",
+                    device.path().display()
+                )));
+            }
+        };
+        let number = |value: i64| {
+            u32::try_from(value).map_err(|_| {
+                Error::Invalid(format!(
+                    "linux.devices: {}: bad device number {value}",
+                    device.path().display()
+                ))
+            })
+        };
+        let number = if kind == libc::S_IFIFO {
+            0
+        } else {
+            libc::makedev(number(device.major())?, number(device.minor())?)
+        };
+        steps.push(Step::Device(Device {
+            path: device.path().clone(),
+            mode: kind | (device.file_mode().unwrap_or(0o666) & 0o7777),
+            number,
+            uid: device.uid().unwrap_or(0),
+            gid: device.gid().unwrap_or(0),
+            bind: bind && kind != libc::S_IFIFO,
+        }));
+    }
+    for (path, target, only_if_target) in DEV_LINKS {
+        steps.push(Step::Symlink { path: path.into(), target, only_if_target });
+    }
+    Ok(())
+}
+
+fn switch_root_steps(
+    spec: &Spec,
+    request: &Request<'_>,
+    process: &Process,
+    late_readonly: Vec<PathBuf>,
+    steps: &mut Vec<Step>,
+) -> Result<(), Error> {
+    steps.push(Step::SwitchRoot(request.switch_root));
+    if let Some(word) =
+        spec.linux().as_ref().and_then(|l| l.rootfs_propagation().as_deref()).filter(|w| !w.is_empty())
+    {
+        let flag = propagation(word)
+            .ok_or_else(|| Error::Invalid(format!("linux.rootfsPropagation: unknown value {word:?}")))?;
+        let reach = if word.starts_with('r') { Reach::Tree } else { Reach::One };
+        steps.push(Step::RootPropagation(flag, reach));
+    }
+    if process.terminal() == Some(true) {
+        steps.push(Step::Console { size: window_size(process), bind: true });
+    }
+    steps.extend(late_readonly.into_iter().map(Step::Readonly));
+    if spec.root().as_ref().and_then(|root| root.readonly()) == Some(true) {
+        steps.push(Step::Readonly(PathBuf::from("/")));
+    }
+    Ok(())
+}
+
+fn window_size(process: &Process) -> Option<WinSize> {
+    let size = process.console_size()?;
+    // TIOCSWINSZ takes 16 bits; a larger value is cut by every runtime.
+    Some(WinSize { rows: size.height() as u16, cols: size.width() as u16 })
+}
+
+/// Names, sysctls and hidden paths: what makes the namespaces the container's own.
+fn isolation_steps(spec: &Spec, steps: &mut Vec<Step>) {
+    let set = |text: &Option<String>| text.clone().filter(|text| !text.is_empty());
+    steps.extend(set(spec.hostname()).map(Step::Hostname));
+    steps.extend(set(spec.domainname()).map(Step::Domainname));
+    let Some(linux) = spec.linux() else { return };
+    let mut sysctls: Vec<_> = linux.sysctl().iter().flatten().collect();
+    sysctls.sort();
+    for (key, value) in sysctls {
+        // sysctl(8): with a slash in the name, dots are part of a component (interface names).
+        let path = if key.contains('/') { key.clone() } else { key.replace('.', "/") };
+        steps.push(Step::Sysctl(PathBuf::from(path), value.clone()));
+    }
+    steps.extend(list(linux.readonly_paths()).iter().map(|path| Step::ReadonlyPath(path.into())));
+    steps.extend(list(linux.masked_paths()).iter().map(|path| Step::MaskPath(path.into())));
+}
+
+/// What create and exec do alike to turn init into the user's process.
+fn process_steps(spec: &Spec, process: &Process, user_namespace: bool, steps: &mut Vec<Step>) {
+    if !user_namespace && !list(process.rlimits()).is_empty() {
+        steps.push(Step::Rlimits(rlimits(process)));
+    }
+    if let Some(personality) = spec.linux().as_ref().and_then(|linux| linux.personality().as_ref()) {
+        /// PER_LINUX32 of `linux/personality.h`.
+        const PER_LINUX32: u32 = 0x0008;
+        let domain = match personality.domain() {
+            LinuxPersonalityDomain::PerLinux => 0,
+            LinuxPersonalityDomain::PerLinux32 => PER_LINUX32,
+        };
+        steps.push(Step::Personality(domain));
+    }
+    let set = |text: &Option<String>| text.clone().filter(|text| !text.is_empty());
+    steps.extend(set(process.apparmor_profile()).map(Step::AppArmor));
+    steps.extend(set(process.selinux_label()).map(Step::SelinuxLabel));
+    if no_new_privileges(process) {
+        steps.push(Step::NoNewPrivileges);
+    } else if has_seccomp(spec) {
+        // Without no_new_privs the load needs CAP_SYS_ADMIN, which Identity may drop (seccomp(2)).
+        steps.push(Step::Seccomp);
+    }
+    let user = process.user();
+    steps.push(Step::Identity(Identity {
+        uid: user.uid(),
+        gid: user.gid(),
+        groups: Some(list(user.additional_gids()).to_vec()),
+        capabilities: process.capabilities().as_ref().map(Sets::from_spec),
+        cwd: process.cwd().clone(),
+        umask: user.umask().unwrap_or(0o022),
+    }));
+}
+
+fn late_seccomp(spec: &Spec, process: &Process, steps: &mut Vec<Step>) {
+    if no_new_privileges(process) && has_seccomp(spec) {
+        steps.push(Step::Seccomp);
+    }
+}
+
+fn no_new_privileges(process: &Process) -> bool {
+    process.no_new_privileges() == Some(true)
+}
+
+fn has_seccomp(spec: &Spec) -> bool {
+    spec.linux().as_ref().is_some_and(|linux| linux.seccomp().is_some())
+}
+
+fn rlimits(process: &Process) -> Vec<(u32, RLimit)> {
+    let number = |kind| match kind {
+        PosixRlimitType::RlimitCpu => libc::RLIMIT_CPU,
+        PosixRlimitType::RlimitFsize => libc::RLIMIT_FSIZE,
+        PosixRlimitType::RlimitData => libc::RLIMIT_DATA,
+        PosixRlimitType::RlimitStack => libc::RLIMIT_STACK,
+        PosixRlimitType::RlimitCore => libc::RLIMIT_CORE,
+        PosixRlimitType::RlimitRss => libc::RLIMIT_RSS,
+        PosixRlimitType::RlimitNproc => libc::RLIMIT_NPROC,
+        PosixRlimitType::RlimitNofile => libc::RLIMIT_NOFILE,
+        PosixRlimitType::RlimitMemlock => libc::RLIMIT_MEMLOCK,
+        PosixRlimitType::RlimitAs => libc::RLIMIT_AS,
+        PosixRlimitType::RlimitLocks => libc::RLIMIT_LOCKS,
+        PosixRlimitType::RlimitSigpending => libc::RLIMIT_SIGPENDING,
+        PosixRlimitType::RlimitMsgqueue => libc::RLIMIT_MSGQUEUE,
+        PosixRlimitType::RlimitNice => libc::RLIMIT_NICE,
+        PosixRlimitType::RlimitRtprio => libc::RLIMIT_RTPRIO,
+        PosixRlimitType::RlimitRttime => libc::RLIMIT_RTTIME,
+    };
+    // RLIMIT_* are i32 on musl and u32 on glibc.
+    #[allow(clippy::unnecessary_cast)]
+    list(process.rlimits())
+        .iter()
+        .map(|limit| (number(limit.typ()) as u32, RLimit { soft: limit.soft(), hard: limit.hard() }))
+        .collect()
+}
+
+fn program(process: &Process) -> Result<Program, Error> {
+    let cstring = |text: &String, field: &str| {
+        CString::new(text.as_str()).map_err(|_| Error::Invalid(format!("{field}: NUL byte in {text:?}")))
+    };
+    let args =
+        list(process.args()).iter().map(|arg| cstring(arg, "process.args")).collect::<Result<_, _>>()?;
+    let entries = list(process.env());
+    let name = |entry: &String| entry.split('=').next().unwrap_or_default().to_owned();
+    // Of duplicate names the last wins, as in a shell's environment (runc #4325).
+    let last: std::collections::HashMap<String, usize> =
+        entries.iter().enumerate().map(|(at, entry)| (name(entry), at)).collect();
+    let mut env = Vec::with_capacity(entries.len() + 1);
+    let mut set_home = true;
+    for (at, entry) in entries.iter().enumerate() {
+        if last.get(&name(entry)) != Some(&at) {
+            continue;
+        }
+        match entry.strip_prefix("HOME=") {
+            // An empty HOME counts as none, as in runc.
+            Some("") => continue,
+            Some(_) => set_home = false,
+            None => {}
+        }
+        env.push(cstring(entry, "process.env")?);
+    }
+    Ok(Program { args, env, set_home, terminal: process.terminal() == Some(true) })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn request() -> Request<'static> {
+        Request { id: "c1", bundle: Path::new("/b"), switch_root: SwitchRoot::Pivot, new_keyring: true }
+    }
+
+    fn spec(change: impl FnOnce(&mut serde_json::Value)) -> Spec {
+        let mut value = serde_json::json!({
+            "ociVersion": "1.0.2",
+            "root": {"path": "rootfs", "readonly": true},
+            "process": {"cwd": "/", "args": ["sh"], "env": ["A=1", "B=2", "A=3"], "noNewPrivileges": true,
+                        "user": {"uid": 0, "gid": 0}},
+            "hostname": "h",
+            "mounts": [{"destination": "/proc", "type": "proc", "source": "proc"},
+                       {"destination": "/dev", "type": "tmpfs", "source": "tmpfs", "options": ["ro", "mode=755"]},
+                       {"destination": "/data", "source": "vol", "options": ["rbind", "ro"]}],
+            "linux": {"namespaces": [{"type": "mount"}, {"type": "uts"}, {"type": "pid"}, {"type": "cgroup"}],
+                      "maskedPaths": ["/proc/keys"],
+                      "seccomp": {"defaultAction": "SCMP_ACT_ALLOW"}}
+        });
+        change(&mut value);
+        serde_json::from_value(value).unwrap()
+    }
+
+    fn index(plan: &Plan, wanted: impl Fn(&Step) -> bool) -> usize {
+        plan.steps.iter().position(wanted).unwrap()
+    }
+
+    #[test]
+    fn order_of_the_important_steps() {
+        let plan = plan(&spec(|_| {}), &request(), &Facts::default()).unwrap();
+        let pivot = index(&plan, |s| matches!(s, Step::SwitchRoot(_)));
+        let dev_readonly = index(&plan, |s| matches!(s, Step::Readonly(p) if p == Path::new("/dev")));
+        let root_readonly = index(&plan, |s| matches!(s, Step::Readonly(p) if p == Path::new("/")));
+        let mask = index(&plan, |s| matches!(s, Step::MaskPath(_)));
+        let identity = index(&plan, |s| matches!(s, Step::Identity(_)));
+        let gate = index(&plan, |s| matches!(s, Step::Gate));
+        let seccomp = index(&plan, |s| matches!(s, Step::Seccomp));
+        assert!(pivot < dev_readonly && dev_readonly < root_readonly && root_readonly < mask);
+        assert!(mask < identity && identity < gate && gate < seccomp, "seccomp comes last");
+        assert_eq!(plan.rootfs, Path::new("/b/rootfs"));
+        assert!(plan.namespaces.unshare_cgroup);
+        assert_eq!(plan.namespaces.new & libc::CLONE_NEWCGROUP as u64, 0);
+    }
+
+    #[test]
+    fn seccomp_is_loaded_early_without_no_new_privileges() {
+        let spec = spec(|c| c["process"]["noNewPrivileges"] = false.into());
+        let plan = plan(&spec, &request(), &Facts::default()).unwrap();
+        let seccomp = index(&plan, |s| matches!(s, Step::Seccomp));
+        assert!(seccomp < index(&plan, |s| matches!(s, Step::Identity(_))));
+    }
+
+    #[test]
+    fn the_last_of_duplicate_variables_wins() {
+        let plan = plan(&spec(|_| {}), &request(), &Facts::default()).unwrap();
+        assert_eq!(plan.program.env, [c"B=2".to_owned(), c"A=3".to_owned()]);
+        assert!(plan.program.set_home);
+    }
+
+    #[test]
+    fn entry_is_direct_unless_the_kernel_forces_a_stage() {
+        let entry = |namespaces: serde_json::Value| {
+            let spec = spec(|c| {
+                c["linux"]["namespaces"] = namespaces;
+                c["hostname"] = "".into();
+            });
+            plan(&spec, &request(), &Facts::default()).unwrap().namespaces.entry()
+        };
+        use super::super::Entry;
+        assert_eq!(
+            entry(serde_json::json!([{"type": "mount"}, {"type": "network", "path": "/n"}])),
+            Entry::Direct
+        );
+        assert_eq!(
+            entry(serde_json::json!([{"type": "mount"}, {"type": "pid", "path": "/n"}])),
+            Entry::Staged
+        );
+        assert_eq!(entry(serde_json::json!([{"type": "mount"}, {"type": "user"}])), Entry::Direct);
+        let both =
+            serde_json::json!([{"type": "mount"}, {"type": "user"}, {"type": "network", "path": "/n"}]);
+        assert_eq!(entry(both), Entry::Staged);
+    }
+
+    #[test]
+    fn bad_mounts_name_the_field() {
+        let broken = |mount: serde_json::Value| {
+            let spec = spec(|c| c["mounts"] = serde_json::json!([mount]));
+            plan(&spec, &request(), &Facts::default()).unwrap_err().to_string()
+        };
+        assert!(broken(serde_json::json!({"destination": "/", "type": "tmpfs"})).contains("mounting over /"));
+        assert!(broken(serde_json::json!({"destination": "/x"})).contains("type is required"));
+        let data = serde_json::json!({"destination": "/x", "source": "/y", "options": ["bind", "size=1"]});
+        assert!(broken(data).contains("cannot have filesystem options: size"));
+    }
+}

@@ -1,0 +1,283 @@
+//! A config as a plan: the ordered list of steps that make the container, as plain data.
+//!
+//! Building a plan does no I/O and needs no root, so it can be tested and printed. `init` runs it.
+
+mod build;
+mod options;
+
+use std::ffi::CString;
+use std::path::PathBuf;
+
+use oci_spec::runtime::{Hook, LinuxIdMapping, LinuxNamespaceType};
+
+use crate::security::capabilities::Sets;
+use crate::sys::fs::WinSize;
+use crate::sys::mount::Reach;
+use crate::sys::process::RLimit;
+
+pub use build::{Request, exec_plan, plan};
+pub use options::{Attrs, OptionError, Options, attr, known as known_mount_options, propagation};
+
+/// Facts about the host that a plan depends on; the caller finds them out.
+#[derive(Clone, Debug, Default)]
+pub struct Facts {
+    /// What a `cgroup` mount shows: empty for cgroup v2 only, else one entry for each v1 hierarchy.
+    pub cgroup_v1: Vec<CgroupView>,
+}
+
+/// One cgroup v1 hierarchy as a container sees it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct CgroupView {
+    /// Name of the directory: the host mount point's last component, `cpu,cpuacct`.
+    pub name: String,
+    /// Options that mount the same hierarchy again: `cpu`, `cpuacct`, or `name=systemd`.
+    pub controllers: Vec<String>,
+    /// The container's directory on the host.
+    pub host_dir: PathBuf,
+}
+
+/// Everything that `init` does, and what the parent needs to start it.
+#[derive(Clone, Debug)]
+pub struct Plan {
+    /// Namespaces to make and to join.
+    pub namespaces: Namespaces,
+    /// Mappings of a new user namespace.
+    pub id_maps: Option<IdMaps>,
+    /// Absolute host path of the root filesystem; empty for exec.
+    pub rootfs: PathBuf,
+    /// The steps, in order.
+    pub steps: Vec<Step>,
+    /// The user's program.
+    pub program: Program,
+    /// oom_score_adj, written by the parent.
+    pub oom_score_adj: Option<i32>,
+    /// Limits that the parent sets, since a user namespace's root can't raise them: RLIMIT_* and values.
+    pub rlimits: Vec<(u32, RLimit)>,
+}
+
+/// Namespaces of the container's init.
+#[derive(Clone, Debug, Default)]
+pub struct Namespaces {
+    /// CLONE_NEW* flags of those to make.
+    pub new: u64,
+    /// Those to join by path.
+    pub join: Vec<Join>,
+    /// Whether a new cgroup namespace is made by init once it sits in its cgroup (cgroup v1 and hybrid:
+    /// the namespace's root is where its maker is, and v1 has no CLONE_INTO_CGROUP).
+    pub unshare_cgroup: bool,
+}
+
+/// How the container's process comes into being.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Entry {
+    /// One clone3 makes it in its new namespaces; it joins the others itself.
+    Direct,
+    /// A short-lived process joins namespaces first and then clones init. Forced by the kernel: joining
+    /// a pid namespace acts on children only, one in a new or joined user namespace has no rights over
+    /// namespaces outside it (user_namespaces(7)).
+    Staged,
+}
+
+impl Namespaces {
+    /// Which way the kernel allows.
+    #[must_use]
+    pub fn entry(&self) -> Entry {
+        let joins = |kind| self.join.iter().any(|join| join.kind == kind);
+        let new_user = self.new & libc::CLONE_NEWUSER as u64 != 0;
+        let staged = joins(LinuxNamespaceType::User)
+            || joins(LinuxNamespaceType::Pid)
+            || joins(LinuxNamespaceType::Time)
+            || (new_user && !self.join.is_empty());
+        if staged { Entry::Staged } else { Entry::Direct }
+    }
+}
+
+/// A namespace to join.
+#[derive(Clone, Debug)]
+pub struct Join {
+    /// Its kind.
+    pub kind: LinuxNamespaceType,
+    /// Host path of the namespace file.
+    pub path: PathBuf,
+}
+
+/// Mappings of a user namespace.
+#[derive(Clone, Debug)]
+pub struct IdMaps {
+    /// For /proc/PID/uid_map.
+    pub uids: Vec<LinuxIdMapping>,
+    /// For /proc/PID/gid_map.
+    pub gids: Vec<LinuxIdMapping>,
+}
+
+/// One step of making the container, run by `init` in the container's process.
+#[derive(Clone, Debug)]
+pub enum Step {
+    /// Become uid and gid 0 of the user namespace, before touching anything that it owns.
+    BecomeRoot,
+    /// Start a session; every container process leads its own.
+    Session,
+    /// Join a new session keyring named `_ses.<id>`.
+    Keyring(String),
+    /// Make the cgroup namespace (see [`Namespaces::unshare_cgroup`]).
+    UnshareCgroup,
+    /// Bring `lo` up in a new network namespace.
+    LoopbackUp,
+    /// Make every mount a slave, so that nothing done here propagates to the host.
+    SlaveMounts,
+    /// Make the rootfs a mount of its own; from here on paths mean paths in it.
+    OpenRoot,
+    /// Mount something.
+    Mount(Mount),
+    /// Make a device node.
+    Device(Device),
+    /// Make a symbolic link when nothing is there.
+    Symlink {
+        /// Where.
+        path: PathBuf,
+        /// What it points to.
+        target: &'static str,
+        /// Whether only when the target exists (/proc/kcore is a kernel option).
+        only_if_target: bool,
+    },
+    /// Make a pseudo-terminal in the container's devpts, hand its master over, use its slave as stdio.
+    Console {
+        /// Initial window size.
+        size: Option<WinSize>,
+        /// Whether the slave is also mounted on /dev/console (create, not exec).
+        bind: bool,
+    },
+    /// Let the parent run the prestart and createRuntime hooks.
+    RuntimeHooks,
+    /// Run the createContainer hooks.
+    ContainerHooks(Vec<Hook>),
+    /// Change the root.
+    SwitchRoot(SwitchRoot),
+    /// Set the propagation of the new root: MS_* flag.
+    RootPropagation(u64, Reach),
+    /// Make a mount read-only that had to be writable until now.
+    Readonly(PathBuf),
+    /// sethostname(2).
+    Hostname(String),
+    /// setdomainname(2).
+    Domainname(String),
+    /// Write a sysctl: path below /proc/sys, value.
+    Sysctl(PathBuf, String),
+    /// Make a path read-only by a mount on itself.
+    ReadonlyPath(PathBuf),
+    /// Hide a path under /dev/null or an empty read-only directory.
+    MaskPath(PathBuf),
+    /// Set resource limits: RLIMIT_* and values.
+    Rlimits(Vec<(u32, RLimit)>),
+    /// personality(2).
+    Personality(u32),
+    /// AppArmor profile from exec on.
+    AppArmor(String),
+    /// SELinux label from exec on.
+    SelinuxLabel(String),
+    /// PR_SET_NO_NEW_PRIVS.
+    NoNewPrivileges,
+    /// Load the seccomp filter that the parent compiled.
+    Seccomp,
+    /// Ids, groups and capabilities of the program, and its working directory.
+    Identity(Identity),
+    /// Make sure that the program can be found, so that a mistake shows at create.
+    FindProgram,
+    /// Say that everything is set up and wait to be started.
+    Gate,
+    /// Run the startContainer hooks.
+    StartHooks(Vec<Hook>),
+}
+
+/// How the root is changed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum SwitchRoot {
+    /// pivot_root(2).
+    Pivot,
+    /// MS_MOVE and chroot(2) (`--no-pivot`).
+    Move,
+}
+
+/// A mount to make.
+#[derive(Clone, Debug)]
+pub struct Mount {
+    /// Where, in the rootfs.
+    pub destination: PathBuf,
+    /// What.
+    pub source: MountSource,
+    /// Options.
+    pub options: Options,
+}
+
+/// What is mounted.
+#[derive(Clone, Debug)]
+pub enum MountSource {
+    /// A host path, bound.
+    Bind {
+        /// The path.
+        path: PathBuf,
+        /// The mount alone or the tree.
+        reach: Reach,
+    },
+    /// A new filesystem.
+    Filesystem {
+        /// Its type.
+        kind: CString,
+        /// Its source as mountinfo shows it.
+        source: CString,
+    },
+    /// The container's cgroup v1 hierarchies under a tmpfs.
+    CgroupV1 {
+        /// The hierarchies.
+        views: Vec<CgroupView>,
+        /// Whether the container has a cgroup namespace, which then shows the right root.
+        namespaced: bool,
+    },
+}
+
+/// A device node to make.
+#[derive(Clone, Debug)]
+pub struct Device {
+    /// Where, in the rootfs.
+    pub path: PathBuf,
+    /// S_IFCHR, S_IFBLK or S_IFIFO and the permissions.
+    pub mode: u32,
+    /// Device number.
+    pub number: libc::dev_t,
+    /// Owner.
+    pub uid: u32,
+    /// Group.
+    pub gid: u32,
+    /// Bind the host's node instead of making one: mknod(2) is refused in a user namespace.
+    pub bind: bool,
+}
+
+/// Who the program runs as.
+#[derive(Clone, Debug)]
+pub struct Identity {
+    /// User.
+    pub uid: u32,
+    /// Group.
+    pub gid: u32,
+    /// Supplementary groups; `None` where the user namespace forbids setgroups(2).
+    pub groups: Option<Vec<u32>>,
+    /// Capabilities; `None` leaves what the user switch leaves.
+    pub capabilities: Option<Sets>,
+    /// Working directory.
+    pub cwd: PathBuf,
+    /// umask.
+    pub umask: u32,
+}
+
+/// The program that the user asked for.
+#[derive(Clone, Debug)]
+pub struct Program {
+    /// Arguments; the first names the program.
+    pub args: Vec<CString>,
+    /// Environment, last of duplicate names only.
+    pub env: Vec<CString>,
+    /// Whether HOME is missing and is looked up in the container's passwd.
+    pub set_home: bool,
+    /// Whether a terminal is asked for.
+    pub terminal: bool,
+}
