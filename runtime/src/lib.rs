@@ -6,9 +6,11 @@
 pub mod cgroup;
 pub mod cli;
 pub mod container;
+pub mod init;
 pub mod logging;
 pub mod path;
 pub mod plan;
+pub mod rootfs;
 pub mod seccomp;
 pub mod security;
 pub mod spec;

@@ -1,0 +1,259 @@
+//! `create` and `run`: a bundle becomes a container.
+
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::path::{Path, PathBuf};
+
+use nix::fcntl::OFlag;
+use nix::sys::stat::Mode;
+use oci_spec::runtime::{LinuxResources, Spec};
+
+use super::spawn::{Launch, Spawned, spawn};
+use super::state::{Dir, State, write_atomically};
+use super::{Console, CreateOptions, Error, Result, RootSwitch, Runtime, Started};
+use crate::cgroup::{Cgroup, Layout, Mode as CgroupMode, OnDenied};
+use crate::init::{Context, Gate, HookState, Kind, run_hooks};
+use crate::plan::{CgroupView, Facts, Plan, Request, Step, SwitchRoot};
+use crate::spec::{self, list};
+
+/// Whether the program is held back until `start`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum StartWhen {
+    /// `create`.
+    Later,
+    /// `run`.
+    Now,
+}
+
+pub(super) fn create(runtime: &Runtime, options: CreateOptions, when: StartWhen) -> Result<Started> {
+    let bundle = absolute(&options.bundle)?;
+    if runtime.systemd_cgroup {
+        return Err(Error::Unsupported("the systemd cgroup driver (--systemd-cgroup)"));
+    }
+    let dir = Dir::of(runtime, &options.id)?;
+    let spec = spec::load(&bundle)?;
+    if spec.linux().as_ref().and_then(|l| l.seccomp().as_ref()).is_some_and(|s| s.listener_path().is_some()) {
+        return Err(Error::Unsupported("linux.seccomp.listenerPath"));
+    }
+    check_preserved(options.preserve_fds)?;
+    let console = connect_console(&options.console, &spec)?;
+    let layout = Layout::detect()?;
+    let denied = if runtime.rootless { OnDenied::Ignore } else { OnDenied::Fail };
+    let cgroups_path = spec.linux().as_ref().and_then(|linux| linux.cgroups_path().as_deref());
+    let cgroup = Cgroup::resolve(&layout, &options.id, cgroups_path, denied)?;
+    let facts = Facts { cgroup_v1: cgroup_views(&layout, &cgroup) };
+    let request = Request {
+        id: &options.id,
+        bundle: &bundle,
+        switch_root: match options.root_switch {
+            RootSwitch::Pivot => SwitchRoot::Pivot,
+            RootSwitch::Move => SwitchRoot::Move,
+        },
+        new_keyring: options.new_keyring,
+    };
+    let plan = crate::plan::plan(&spec, &request, &facts)?;
+    check_rootfs(&plan.rootfs)?;
+
+    dir.create()?;
+    let making = Making {
+        runtime,
+        options: &options,
+        bundle: &bundle,
+        spec: &spec,
+        plan: &plan,
+        cgroup: &cgroup,
+        dir: &dir,
+    };
+    making.run(console, when).inspect_err(|_| making.undo())
+}
+
+/// A container being made: what every part of it needs.
+struct Making<'a> {
+    runtime: &'a Runtime,
+    options: &'a CreateOptions,
+    bundle: &'a Path,
+    spec: &'a Spec,
+    plan: &'a Plan,
+    cgroup: &'a Cgroup,
+    dir: &'a Dir,
+}
+
+impl Making<'_> {
+    fn run(&self, console: Option<OwnedFd>, when: StartWhen) -> Result<Started> {
+        let fifo = match when {
+            StartWhen::Later => Some(make_fifo(&self.dir.fifo())?),
+            StartWhen::Now => None,
+        };
+        self.cgroup.create()?;
+        let none = LinuxResources::default();
+        let resources = self.spec.linux().as_ref().and_then(|linux| linux.resources().as_ref());
+        self.cgroup.apply(resources.unwrap_or(&none))?;
+        let spawned = spawn(Launch {
+            plan: self.plan,
+            cgroup: self.cgroup,
+            gate: fifo.map_or(Gate::Message, Gate::Fifo),
+            console,
+            hook_state: self.hook_state("creating", 0),
+            preserve_fds: self.options.preserve_fds,
+            enter: None,
+        })?;
+        self.finish(&spawned, when).inspect_err(|_| spawned.kill())?;
+        Ok(Started { pid: spawned.pid, pidfd: spawned.pidfd })
+    }
+
+    /// Everything that the runtime does while init mounts, then init's answer.
+    fn finish(&self, spawned: &Spawned, when: StartWhen) -> Result<()> {
+        if let Some(profile) = self.spec.linux().as_ref().and_then(|linux| linux.seccomp().as_ref()) {
+            let filter = crate::seccomp::compile(profile)?;
+            spawned
+                .channel
+                .send_with(Kind::Filter, &filter.to_bytes(), None)
+                .during("send seccomp filter", String::new)?;
+        }
+        let keyring = self.options.new_keyring;
+        let mut state =
+            State::new(self.runtime, &self.options.id, self.bundle, self.spec, &self.plan.rootfs, keyring);
+        state.set_init(spawned.pid)?;
+        state.cgroup_paths = self.cgroup.paths();
+        self.dir.write(&state)?;
+        if self.plan.steps.iter().any(|step| matches!(step, Step::RuntimeHooks)) {
+            spawned.expect(Kind::RuntimeHooks, self.cgroup)?;
+            self.run_hooks(spawned.pid)?;
+            spawned.channel.send(Kind::HooksDone).during("go on after hooks", String::new)?;
+        }
+        match when {
+            StartWhen::Later => {
+                spawned.expect(Kind::Ready, self.cgroup)?;
+                self.hand_over(spawned)
+            }
+            StartWhen::Now => {
+                self.hand_over(spawned)?;
+                spawned.channel.send(Kind::Start).during("start the program", String::new)?;
+                spawned.executed()?;
+                self.run_poststart(spawned.pid)
+            }
+        }
+    }
+
+    /// Tells the callers who asked where the process is.
+    fn hand_over(&self, spawned: &Spawned) -> Result<()> {
+        if let Some(path) = &self.options.pid_file {
+            write_atomically(path, spawned.pid.to_string().as_bytes(), 0o644)?;
+        }
+        if let Some(path) = &self.options.pidfd_socket {
+            send_pidfd(path, spawned.pidfd.as_fd())?;
+        }
+        Ok(())
+    }
+
+    fn run_hooks(&self, pid: i32) -> Result<()> {
+        let Some(hooks) = self.spec.hooks() else { return Ok(()) };
+        let state = self.hook_state("creating", pid);
+        // The spec deprecates prestart; Docker still uses it.
+        #[allow(deprecated)]
+        run_hooks("prestart", list(hooks.prestart()), &state)?;
+        run_hooks("createRuntime", list(hooks.create_runtime()), &state)?;
+        Ok(())
+    }
+
+    fn run_poststart(&self, pid: i32) -> Result<()> {
+        let hooks = self.spec.hooks().as_ref().map(|hooks| list(hooks.poststart())).unwrap_or_default();
+        if hooks.is_empty() {
+            return Ok(());
+        }
+        Ok(run_hooks("poststart", hooks, &self.hook_state("running", pid))?)
+    }
+
+    fn hook_state(&self, status: &'static str, pid: i32) -> HookState {
+        HookState {
+            oci_version: self.spec.version().clone(),
+            id: self.options.id.clone(),
+            status,
+            pid,
+            bundle: self.bundle.display().to_string(),
+            annotations: self
+                .spec
+                .annotations()
+                .iter()
+                .flatten()
+                .map(|(k, v)| (k.clone(), v.clone()))
+                .collect(),
+        }
+    }
+
+    /// Leaves nothing behind after a failure. Errors here would hide the one that matters: they are logged.
+    fn undo(&self) {
+        for (what, result) in
+            [("cgroup", self.cgroup.remove().map_err(Error::from)), ("state", self.dir.remove())]
+        {
+            if let Err(error) = result {
+                log::warn!("after a failed create: {what}: {error}");
+            }
+        }
+    }
+}
+
+fn absolute(path: &Path) -> Result<PathBuf> {
+    std::path::absolute(path).map_err(|e| Error::io("resolve", path, e))
+}
+
+fn check_rootfs(path: &Path) -> Result<()> {
+    match std::fs::metadata(path) {
+        Ok(found) if found.is_dir() => Ok(()),
+        Ok(_) => Err(Error::io("open rootfs", path, std::io::Error::from_raw_os_error(libc::ENOTDIR))),
+        Err(e) => Err(Error::io("open rootfs", path, e)),
+    }
+}
+
+/// The v1 hierarchies for a `cgroup` mount; none on pure v2, which is mounted by itself.
+fn cgroup_views(layout: &Layout, cgroup: &Cgroup) -> Vec<CgroupView> {
+    if layout.mode() == CgroupMode::V2 {
+        return Vec::new();
+    }
+    let paths = cgroup.paths();
+    let v1 = layout.hierarchies().iter().filter_map(|hierarchy| {
+        let name = hierarchy.mountpoint.file_name()?.to_string_lossy().into_owned();
+        let host_dir = paths.get(hierarchy.controllers.first()?)?.clone();
+        Some(CgroupView { name, controllers: hierarchy.controllers.clone(), host_dir })
+    });
+    v1.collect()
+}
+
+/// The FIFO that init blocks on. O_PATH: the descriptor crosses into the container's process, and gives
+/// it nothing but this file.
+fn make_fifo(path: &Path) -> Result<OwnedFd> {
+    // runc's mode: any uid of the container may open it for writing, through its descriptor only.
+    nix::unistd::mkfifo(path, Mode::from_bits_truncate(0o622))
+        .map_err(|e| Error::io("make", path, e.into()))?;
+    let flags = OFlag::O_PATH | OFlag::O_CLOEXEC | OFlag::O_NOFOLLOW;
+    nix::fcntl::open(path, flags, Mode::empty()).map_err(|e| Error::io("open", path, e.into()))
+}
+
+/// The console socket, when the config asks for a terminal.
+fn connect_console(console: &Console, spec: &Spec) -> Result<Option<OwnedFd>> {
+    let terminal = spec.process().as_ref().and_then(|process| process.terminal()) == Some(true);
+    super::connect_console(console, terminal)
+}
+
+/// `--preserve-fds`: each must be open, so that the program does not get one of ours in its place.
+pub(super) fn check_preserved(count: u32) -> Result<()> {
+    for fd in 3..3u32.saturating_add(count) {
+        let open = i32::try_from(fd)
+            .is_ok_and(|fd| nix::fcntl::fcntl(crate::sys::fs::borrow(fd), nix::fcntl::F_GETFD).is_ok());
+        if !open {
+            return Err(Error::PreservedFd(fd));
+        }
+    }
+    Ok(())
+}
+
+/// `--pidfd-socket`: sends the pidfd over the AF_UNIX stream socket at a path.
+pub(super) fn send_pidfd(path: &Path, fd: BorrowedFd<'_>) -> Result<()> {
+    use nix::sys::socket::{ControlMessage, MsgFlags, sendmsg};
+    let socket = super::connect(path)?;
+    let fds = [fd.as_raw_fd()];
+    let rights = [ControlMessage::ScmRights(&fds)];
+    let parts = [std::io::IoSlice::new(b"pidfd")];
+    sendmsg::<()>(socket.as_raw_fd(), &parts, &rights, MsgFlags::MSG_NOSIGNAL, None)
+        .map_err(|e| Error::io("send descriptor to", path, e.into()))?;
+    Ok(())
+}

@@ -1,0 +1,113 @@
+//! `exec`: a further process in a running container.
+
+use std::os::fd::AsFd;
+use std::path::Path;
+
+use oci_spec::runtime::{Process, Spec};
+
+use super::create::{check_preserved, send_pidfd};
+use super::lifecycle::open_init;
+use super::spawn::{Launch, Spawned, spawn};
+use super::state::{Dir, State, write_atomically};
+use super::{Error, ExecOptions, Result, Runtime, Started, Status};
+use crate::cgroup::Cgroup;
+use crate::init::{Context, Gate, HookState, Kind};
+
+pub(super) fn process_template(runtime: &Runtime, id: &str) -> Result<Process> {
+    let state = Dir::of(runtime, id)?.read()?;
+    let mut spec = read_spec(&state.bundle())?;
+    spec.process_mut()
+        .take()
+        .ok_or_else(|| crate::spec::Error::Invalid("process property must not be empty".into()).into())
+}
+
+fn read_spec(bundle: &Path) -> Result<Spec> {
+    Ok(crate::spec::parse_file(&bundle.join("config.json"))?)
+}
+
+pub(super) fn exec(runtime: &Runtime, id: &str, options: ExecOptions) -> Result<Started> {
+    let dir = Dir::of(runtime, id)?;
+    let state = dir.read()?;
+    let cgroup = Cgroup::open(&state.cgroup_paths)?;
+    match super::lifecycle::status(&dir, &state, &cgroup)? {
+        Status::Stopped => return Err(Error::Stopped),
+        Status::Paused if !options.ignore_paused => return Err(Error::Paused),
+        _ => {}
+    }
+    crate::spec::check_process(&options.process)?;
+    check_preserved(options.preserve_fds)?;
+    let console = super::connect_console(&options.console, options.process.terminal() == Some(true))?;
+    let spec = read_spec(&state.bundle())?;
+    let plan = crate::plan::exec_plan(&spec, &options.process, id, !state.config.no_new_keyring)?;
+    let init = open_init(&state)?.ok_or(Error::Stopped)?;
+    let target = exec_cgroup(cgroup, &state, &options.cgroup)?;
+    let launch = |cgroup| Launch {
+        plan: &plan,
+        cgroup,
+        gate: Gate::Open,
+        console: None,
+        hook_state: hook_state(&state),
+        preserve_fds: options.preserve_fds,
+        enter: Some((init.as_fd(), state.namespace_flags())),
+    };
+    let spawned = match spawn(Launch { console, ..launch(&target) }) {
+        // The container has moved its processes below its cgroup and enabled controllers there, so that
+        // no process may be in it itself: init's own cgroup is where the process belongs (runc #2356).
+        Err(Error::Cgroup(e)) if options.cgroup.is_empty() && e.errno() == Some(nix::errno::Errno::EBUSY) => {
+            let console = super::connect_console(&options.console, options.process.terminal() == Some(true))?;
+            let fallback = target.of_process(state.init_process_pid)?;
+            spawn(Launch { console, ..launch(&fallback) })?
+        }
+        other => other?,
+    };
+    finish(&spawned, &spec, &options, &target).inspect_err(|_| spawned.kill())?;
+    Ok(Started { pid: spawned.pid, pidfd: spawned.pidfd })
+}
+
+fn finish(spawned: &Spawned, spec: &Spec, options: &ExecOptions, cgroup: &Cgroup) -> Result<()> {
+    if let Some(profile) = spec.linux().as_ref().and_then(|linux| linux.seccomp().as_ref()) {
+        let filter = crate::seccomp::compile(profile)?;
+        spawned
+            .channel
+            .send_with(Kind::Filter, &filter.to_bytes(), None)
+            .during("send seccomp filter", String::new)?;
+    }
+    let _ = cgroup;
+    spawned.executed()?;
+    if let Some(path) = &options.pid_file {
+        write_atomically(path, spawned.pid.to_string().as_bytes(), 0o644)?;
+    }
+    if let Some(path) = &options.pidfd_socket {
+        send_pidfd(path, spawned.pidfd.as_fd())?;
+    }
+    Ok(())
+}
+
+/// The cgroup for the process: the container's, or sub-cgroups of it named by `--cgroup`, each
+/// `[controllers:]path`.
+fn exec_cgroup(container: Cgroup, state: &State, names: &[String]) -> Result<Cgroup> {
+    let mut cgroup = container;
+    for name in names {
+        cgroup = match name.split_once(':') {
+            None => cgroup.sub(name)?,
+            Some((controllers, path)) => {
+                let controllers: Vec<&str> = controllers.split(',').collect();
+                cgroup.sub_of(&controllers, path)?
+            }
+        };
+    }
+    debug_assert!(!state.cgroup_paths.is_empty() || names.is_empty());
+    Ok(cgroup)
+}
+
+/// Exec runs no hooks; the field has to hold something.
+fn hook_state(state: &State) -> HookState {
+    HookState {
+        oci_version: state.config.version.clone(),
+        id: state.id.clone(),
+        status: "running",
+        pid: 0,
+        bundle: String::new(),
+        annotations: std::collections::BTreeMap::new(),
+    }
+}

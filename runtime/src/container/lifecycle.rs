@@ -1,0 +1,302 @@
+//! Everything after create: state, start, signals, pause, delete.
+
+use std::fs::File;
+use std::io::Read;
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
+use std::time::{Duration, Instant};
+
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+
+use super::state::{Dir, ProcessStat, State};
+use super::{ContainerState, Error, KillTarget, Result, Runtime, Status};
+use crate::cgroup::Cgroup;
+use crate::init::{Failure, HookState, run_hooks};
+use crate::sys::process::{pidfd_open, pidfd_send_signal};
+
+/// A container as it is on disk and in the kernel.
+struct Loaded {
+    dir: Dir,
+    state: State,
+    cgroup: Cgroup,
+    status: Status,
+}
+
+fn load(runtime: &Runtime, id: &str) -> Result<Loaded> {
+    let dir = Dir::of(runtime, id)?;
+    let state = dir.read()?;
+    let cgroup = Cgroup::open(&state.cgroup_paths)?;
+    let status = status(&dir, &state, &cgroup)?;
+    Ok(Loaded { dir, state, cgroup, status })
+}
+
+/// Status as runc finds it: init's liveness, the FIFO, the freezer.
+pub(super) fn status(dir: &Dir, state: &State, cgroup: &Cgroup) -> Result<Status> {
+    if !state.init_is_alive()? {
+        return Ok(Status::Stopped);
+    }
+    if cgroup.is_frozen()? {
+        return Ok(Status::Paused);
+    }
+    Ok(if dir.fifo().exists() { Status::Created } else { Status::Running })
+}
+
+/// A pidfd of init, `None` when it is gone. Start time is compared after opening, so that the descriptor
+/// can't be that of a later process with the same pid (rule: no signal to a pid not proven ours).
+pub(super) fn open_init(state: &State) -> Result<Option<OwnedFd>> {
+    let pid = state.init_process_pid;
+    if pid <= 0 {
+        return Ok(None);
+    }
+    match pidfd_open(pid) {
+        Ok(pidfd) => {
+            let stat = ProcessStat::read(pid)?;
+            Ok(stat.is_some_and(|stat| stat.start == state.init_process_start).then_some(pidfd))
+        }
+        Err(e) if e.raw_os_error() == Some(libc::ESRCH) => Ok(None),
+        Err(e) => Err(Error::Runtime(Failure::new("open pidfd of", pid.to_string(), &e))),
+    }
+}
+
+pub(super) fn start(runtime: &Runtime, id: &str) -> Result<()> {
+    let container = load(runtime, id)?;
+    match container.status {
+        Status::Created => {}
+        Status::Stopped => return Err(Error::StartStopped),
+        // A paused container that was created only is started by runc too, and blocks: say so instead.
+        Status::Paused | Status::Running => return Err(Error::AlreadyRunning),
+    }
+    let init = open_init(&container.state)?.ok_or(Error::StartStopped)?;
+    open_gate(&container.dir, &init)?;
+    let hooks = container.state.hooks("poststart");
+    if hooks.is_empty() {
+        return Ok(());
+    }
+    let state = hook_state(&container.state, "running", container.state.init_process_pid);
+    run_hooks("poststart", &hooks, &state).map_err(|failure| {
+        // runtime.md "Lifecycle": a failed poststart hook stops the container.
+        let _ = pidfd_send_signal(init.as_fd(), libc::SIGKILL);
+        Error::Runtime(failure)
+    })
+}
+
+/// Reads exec.fifo, which lets init go on; init keeps it open until execve, so its end means that the
+/// program runs, and what follows the first byte is why it does not.
+fn open_gate(dir: &Dir, init: &OwnedFd) -> Result<()> {
+    let path = dir.fifo();
+    let open =
+        std::fs::OpenOptions::new().read(true).custom_flags(libc::O_NONBLOCK | libc::O_NOFOLLOW).open(&path);
+    let mut fifo = match open {
+        // Another `start` was faster.
+        Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Err(Error::AlreadyRunning),
+        other => other.map_err(|e| Error::io("open", &path, e))?,
+    };
+    let mut said = Vec::new();
+    wait_for_gate(&mut fifo, init, &mut said).map_err(|e| Error::io("read", &path, e))?;
+    match std::fs::remove_file(&path) {
+        Err(e) if e.kind() != std::io::ErrorKind::NotFound => return Err(Error::io("remove", &path, e)),
+        _ => {}
+    }
+    match said.split_first() {
+        None => Err(Error::AlreadyDead),
+        Some((_, [])) => Ok(()),
+        Some((_, failure)) => Err(Error::Init(Failure::decode(failure))),
+    }
+}
+
+fn wait_for_gate(fifo: &mut File, init: &OwnedFd, said: &mut Vec<u8>) -> std::io::Result<()> {
+    let mut buffer = [0u8; 4096];
+    loop {
+        let mut fds =
+            [PollFd::new(fifo.as_fd(), PollFlags::POLLIN), PollFd::new(init.as_fd(), PollFlags::POLLIN)];
+        match poll(&mut fds, PollTimeout::NONE) {
+            Ok(_) | Err(nix::errno::Errno::EINTR) => {}
+            Err(e) => return Err(e.into()),
+        }
+        let [_, init_fd] = &fds;
+        let dead = init_fd.any().unwrap_or(false);
+        match fifo.read(&mut buffer) {
+            // End of file also stands for "nobody has opened it yet", which poll does not report.
+            Ok(0) if !said.is_empty() || dead => return Ok(()),
+            Ok(0) => {}
+            Ok(length) => said.extend_from_slice(buffer.get(..length).unwrap_or_default()),
+            Err(e) if e.kind() == std::io::ErrorKind::WouldBlock && !dead => {}
+            Err(e) if e.kind() == std::io::ErrorKind::WouldBlock => return Ok(()),
+            Err(e) => return Err(e),
+        }
+    }
+}
+
+pub(super) fn state(runtime: &Runtime, id: &str) -> Result<ContainerState> {
+    describe(load(runtime, id)?)
+}
+
+fn describe(container: Loaded) -> Result<ContainerState> {
+    let Loaded { dir, state, status, .. } = container;
+    let owner_uid = std::fs::metadata(dir.path()).map_err(|e| Error::io("stat", dir.path(), e))?.uid();
+    Ok(ContainerState {
+        oci_version: state.config.version.clone(),
+        pid: if status == Status::Stopped { 0 } else { state.init_process_pid },
+        status,
+        bundle: state.bundle(),
+        annotations: state.annotations(),
+        rootfs: state.config.rootfs,
+        created: state.created,
+        id: state.id,
+        owner_uid,
+    })
+}
+
+pub(super) fn list(runtime: &Runtime) -> Result<Vec<ContainerState>> {
+    let entries = match std::fs::read_dir(&runtime.root) {
+        Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(Vec::new()),
+        other => other.map_err(|e| Error::io("read", &runtime.root, e))?,
+    };
+    let mut all = Vec::new();
+    for entry in entries {
+        let entry = entry.map_err(|e| Error::io("read", &runtime.root, e))?;
+        let Ok(id) = entry.file_name().into_string() else { continue };
+        match load(runtime, &id).and_then(describe) {
+            Ok(container) => all.push(container),
+            // Deleted meanwhile, or not a container's directory.
+            Err(Error::NotFound | Error::InvalidId(_)) => {}
+            Err(error) => log::warn!("container {id}: {error}"),
+        }
+    }
+    all.sort_by(|a, b| a.id.cmp(&b.id));
+    Ok(all)
+}
+
+pub(super) fn pids(runtime: &Runtime, id: &str) -> Result<Vec<i32>> {
+    let state = Dir::of(runtime, id)?.read()?;
+    Ok(Cgroup::open(&state.cgroup_paths)?.pids()?)
+}
+
+pub(super) fn pause(runtime: &Runtime, id: &str) -> Result<()> {
+    let container = load(runtime, id)?;
+    match container.status {
+        Status::Running | Status::Created => Ok(container.cgroup.freeze()?),
+        Status::Paused | Status::Stopped => Err(Error::NotRunning),
+    }
+}
+
+pub(super) fn resume(runtime: &Runtime, id: &str) -> Result<()> {
+    let container = load(runtime, id)?;
+    match container.status {
+        Status::Paused => Ok(container.cgroup.thaw()?),
+        _ => Err(Error::NotPaused),
+    }
+}
+
+pub(super) fn kill(runtime: &Runtime, id: &str, signal: i32, target: KillTarget) -> Result<()> {
+    let container = load(runtime, id)?;
+    let own_pid_namespace = container.state.has_own_pid_namespace();
+    // Without a pid namespace of its own, init's end does not end the others: SIGKILL means them all.
+    if target == KillTarget::All || (signal == libc::SIGKILL && !own_pid_namespace) {
+        if container.status == Status::Stopped && container.cgroup.pids()?.is_empty() {
+            return Err(Error::NotRunning);
+        }
+        return Ok(container.cgroup.kill(signal)?);
+    }
+    if container.status == Status::Stopped {
+        return Err(Error::NotRunning);
+    }
+    signal_init(&container, signal)
+}
+
+fn signal_init(container: &Loaded, signal: i32) -> Result<()> {
+    let init = open_init(&container.state)?.ok_or(Error::NotRunning)?;
+    match pidfd_send_signal(init.as_fd(), signal) {
+        Ok(()) => {}
+        Err(e) if e.raw_os_error() == Some(libc::ESRCH) => return Err(Error::NotRunning),
+        Err(e) => return Err(Error::Runtime(Failure::new("signal", format!("init with {signal}"), &e))),
+    }
+    // A frozen process of cgroup v1 takes not even SIGKILL before it is thawed.
+    if signal == libc::SIGKILL && container.status == Status::Paused {
+        container.cgroup.thaw()?;
+    }
+    Ok(())
+}
+
+/// How long `delete` waits for a killed init, as runc does (100 times 100 ms).
+const KILL_PATIENCE: Duration = Duration::from_secs(10);
+
+pub(super) fn delete(runtime: &Runtime, id: &str, force: bool) -> Result<()> {
+    let container = match load(runtime, id) {
+        Err(Error::NotFound) => {
+            // A create that was killed before it wrote a state: only the directory is left.
+            let dir = Dir::of(runtime, id)?;
+            if force && dir.exists() {
+                return dir.remove();
+            }
+            return Err(Error::NotFound);
+        }
+        other => other?,
+    };
+    match container.status {
+        Status::Stopped => {}
+        // Its program has not started, so nothing is lost.
+        Status::Created => kill_and_wait(&container)?,
+        Status::Running | Status::Paused if force => kill_and_wait(&container)?,
+        Status::Running | Status::Paused => {
+            return Err(Error::NotStopped { id: id.to_owned(), status: container.status.as_str() });
+        }
+    }
+    destroy(container)
+}
+
+fn kill_and_wait(container: &Loaded) -> Result<()> {
+    let Some(init) = open_init(&container.state)? else { return Ok(()) };
+    match signal_init(container, libc::SIGKILL) {
+        Ok(()) | Err(Error::NotRunning) => {}
+        Err(error) => return Err(error),
+    }
+    wait_for_end(&init, KILL_PATIENCE)
+}
+
+/// A pidfd is readable once its process has ended.
+fn wait_for_end(pidfd: &OwnedFd, patience: Duration) -> Result<()> {
+    let deadline = Instant::now() + patience;
+    loop {
+        let left = deadline.saturating_duration_since(Instant::now());
+        let timeout = PollTimeout::try_from(left.as_millis()).unwrap_or(PollTimeout::MAX);
+        match poll(&mut [PollFd::new(pidfd.as_fd(), PollFlags::POLLIN)], timeout) {
+            Ok(0) => return Err(Error::StillRunning),
+            Ok(_) => return Ok(()),
+            Err(nix::errno::Errno::EINTR) => {}
+            Err(e) => return Err(Error::Runtime(Failure::new("wait for", "init", &e.into()))),
+        }
+    }
+}
+
+/// Removes what is left of a stopped container. The state goes last, so that a failed delete can be
+/// repeated.
+fn destroy(container: Loaded) -> Result<()> {
+    let Loaded { dir, state, cgroup, .. } = container;
+    if !state.has_own_pid_namespace() {
+        cgroup.kill(libc::SIGKILL)?;
+    }
+    cgroup.remove()?;
+    let hooks = state.hooks("poststop");
+    if !hooks.is_empty() {
+        let report = hook_state(&state, "stopped", 0);
+        // runtime.md "Lifecycle": errors of poststop hooks are logged, the others still run.
+        for hook in &hooks {
+            if let Err(failure) = run_hooks("poststop", std::slice::from_ref(hook), &report) {
+                log::warn!("{failure}");
+            }
+        }
+    }
+    dir.remove()
+}
+
+fn hook_state(state: &State, status: &'static str, pid: i32) -> HookState {
+    HookState {
+        oci_version: state.config.version.clone(),
+        id: state.id.clone(),
+        status,
+        pid,
+        bundle: state.bundle().display().to_string(),
+        annotations: state.annotations(),
+    }
+}

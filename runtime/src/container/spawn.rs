@@ -1,0 +1,298 @@
+//! Making a process that runs a plan: clone, id maps, cgroup, and the runtime's side of the handshake
+//! (see `init::channel`).
+
+use std::fs::File;
+use std::io::Read;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::path::Path;
+
+use oci_spec::runtime::LinuxIdMapping;
+
+use super::Result;
+use crate::cgroup::Cgroup;
+use crate::init::{
+    Channel, Context, Failure, Gate, Heard, HookState, InitContext, Kind, Received, join_namespaces,
+    open_namespaces,
+};
+use crate::path::ProcFs;
+use crate::plan::{Entry, IdMaps, Plan};
+use crate::sys::prctl;
+use crate::sys::process::{Exit, Fork, WaitFor, WaitMode, clone3, exit_now, prlimit, setns, wait};
+
+/// What a new process gets besides its plan.
+#[derive(Debug)]
+pub struct Launch<'a> {
+    /// The plan.
+    pub plan: &'a Plan,
+    /// The container's cgroup, made already.
+    pub cgroup: &'a Cgroup,
+    /// Where the start is held back.
+    pub gate: Gate,
+    /// Connected console socket.
+    pub console: Option<OwnedFd>,
+    /// State for hooks inside the container.
+    pub hook_state: HookState,
+    /// `--preserve-fds`.
+    pub preserve_fds: u32,
+    /// Exec: init's pidfd and the clone flags of the namespaces to enter.
+    pub enter: Option<(BorrowedFd<'a>, i32)>,
+}
+
+/// A process that was cloned and waits for [`Kind::Go`].
+#[derive(Debug)]
+pub struct Spawned {
+    /// Pid in the runtime's pid namespace.
+    pub pid: i32,
+    /// Its pidfd.
+    pub pidfd: OwnedFd,
+    /// The runtime's end of the channel.
+    pub channel: Channel,
+}
+
+/// Clones the process. It is in its cgroup when this returns, and its ids are mapped.
+///
+/// # Errors
+/// EPERM, ENOSPC, ENOSYS of clone3; errors of cgroup and id map writes.
+pub fn spawn(launch: Launch<'_>) -> Result<Spawned> {
+    // Inherited by the child: from its first instruction on nobody may look into it (rule 6).
+    prctl::set_dumpable(false).during("make undumpable", String::new)?;
+    let proc = ProcFs::host().during("open", || "/proc")?;
+    let (ours, theirs) = Channel::pair().during("make channel", String::new)?;
+    let (plan, cgroup) = (launch.plan, launch.cgroup);
+    let entry = plan.namespaces.entry();
+    let namespaces = open_namespaces(&plan.namespaces.join)?;
+    if let Some((pidfd, flags)) = launch.enter {
+        // Acts on children only, so the next clone is in the container's pid namespace at once.
+        if flags & libc::CLONE_NEWPID != 0 {
+            setns(pidfd, libc::CLONE_NEWPID).during("join pid namespace of", || "container")?;
+        }
+    }
+    let flags = if entry == Entry::Direct { plan.namespaces.new } else { 0 };
+    let (fork, in_cgroup) = clone_into(flags, cgroup)?;
+    match fork {
+        Fork::Child => {
+            drop(ours);
+            let context = InitContext {
+                plan,
+                channel: theirs,
+                proc,
+                gate: launch.gate,
+                console: launch.console,
+                hook_state: launch.hook_state,
+                preserve_fds: launch.preserve_fds,
+            };
+            let joined = match launch.enter {
+                Some((pidfd, flags)) => enter(pidfd, flags),
+                None => join_namespaces(&namespaces),
+            };
+            match (joined, entry) {
+                (Err(failure), _) => fail(&context.channel, &failure),
+                (Ok(()), Entry::Direct) => crate::init::run(context),
+                (Ok(()), Entry::Staged) => stage(context),
+            }
+        }
+        Fork::Parent { pid, pidfd } => {
+            drop((theirs, launch.gate, launch.console));
+            let spawned = match entry {
+                Entry::Direct => Spawned { pid, pidfd, channel: ours },
+                Entry::Staged => receive_init(ours, &pidfd)?,
+            };
+            prepare(&spawned, plan, cgroup, in_cgroup).inspect_err(|_| spawned.kill())?;
+            Ok(spawned)
+        }
+    }
+}
+
+/// Clones into the cgroup where the kernel can (5.7, cgroup v2); tells whether it did.
+fn clone_into(flags: u64, cgroup: &Cgroup) -> std::result::Result<(Fork, bool), Failure> {
+    if let Some(dir) = cgroup.clone_target() {
+        match clone3(flags, Some(dir)) {
+            // E2BIG, EINVAL: kernel before 5.7. EBUSY, EOPNOTSUPP: a cgroup that holds no processes
+            // itself. ENODEV, EACCES: decided by the write, whose error names the file.
+            Err(e)
+                if matches!(
+                    e.raw_os_error(),
+                    Some(
+                        libc::E2BIG
+                            | libc::EINVAL
+                            | libc::EBUSY
+                            | libc::EOPNOTSUPP
+                            | libc::ENODEV
+                            | libc::EACCES
+                    )
+                ) => {}
+            other => return other.map(|fork| (fork, true)).during("clone3", String::new),
+        }
+    }
+    clone3(flags, None).map(|fork| (fork, false)).during("clone3", String::new)
+}
+
+/// Enters a container's namespaces at once, with the pidfd of its init (kernel 5.8).
+fn enter(init: BorrowedFd<'_>, flags: i32) -> std::result::Result<(), Failure> {
+    let rest = flags & !libc::CLONE_NEWPID;
+    if rest == 0 {
+        return Ok(());
+    }
+    setns(init, rest).during("join namespaces of", || "container")
+}
+
+/// The stage of [`Entry::Staged`]: namespaces are joined, so clone init as a sibling and be gone.
+fn stage(context: InitContext<'_>) -> ! {
+    let _ = prctl::set_pdeathsig(libc::SIGKILL);
+    let flags = context.plan.namespaces.new | libc::CLONE_PARENT as u64;
+    match clone3(flags, None).during("clone3", String::new) {
+        Ok(Fork::Child) => crate::init::run(context),
+        Ok(Fork::Parent { pidfd, .. }) => {
+            let sent = context.channel.send_with(Kind::Init, &[], Some(pidfd.as_fd()));
+            exit_now(i32::from(sent.is_err()))
+        }
+        Err(failure) => fail(&context.channel, &failure),
+    }
+}
+
+fn fail(channel: &Channel, failure: &Failure) -> ! {
+    crate::init::report(channel, failure);
+    exit_now(255)
+}
+
+/// The runtime's side of a staged entry.
+fn receive_init(channel: Channel, stage: &OwnedFd) -> Result<Spawned> {
+    let received = channel.receive_from_init().during("receive init from stage", String::new)?;
+    let exit = wait(WaitFor::Pidfd(stage.as_fd()), WaitMode::Block).during("wait for stage", String::new)?;
+    match received {
+        (Received::Message(Kind::Init, _), Some(pidfd)) => {
+            let pid = pidfd_pid(&pidfd)?;
+            Ok(Spawned { pid, pidfd, channel })
+        }
+        (Received::Message(Kind::Failed, text), _) => Err(super::Error::Init(Failure::decode(&text))),
+        _ => {
+            let how = exit.map_or_else(String::new, |(_, exit)| describe(exit));
+            Err(super::Error::Died { how })
+        }
+    }
+}
+
+/// The pid behind a pidfd in our pid namespace, by its fdinfo (kernel 5.3).
+fn pidfd_pid(pidfd: &OwnedFd) -> std::result::Result<i32, Failure> {
+    let path = format!("/proc/self/fdinfo/{}", pidfd.as_raw_fd());
+    let mut text = String::new();
+    File::open(&path).and_then(|mut file| file.read_to_string(&mut text)).during("read", || &path)?;
+    let pid = text.lines().find_map(|line| line.strip_prefix("Pid:")?.trim().parse().ok());
+    pid.filter(|pid| *pid > 0).ok_or_else(|| Failure::other("read", path, "no pid"))
+}
+
+/// What must be true before init may act: ids mapped, in its cgroup, limits set.
+fn prepare(spawned: &Spawned, plan: &Plan, cgroup: &Cgroup, in_cgroup: bool) -> Result<()> {
+    let pid = spawned.pid;
+    if let Some(maps) = &plan.id_maps {
+        write_id_maps(pid, maps)?;
+    }
+    if !in_cgroup {
+        cgroup.attach(pid)?;
+    }
+    if let Some(value) = plan.oom_score_adj {
+        let path = format!("/proc/{pid}/oom_score_adj");
+        std::fs::write(&path, value.to_string()).during("write", || format!("{value} to {path}"))?;
+    }
+    for (resource, limit) in &plan.rlimits {
+        prlimit(pid, *resource, *limit).during("set resource limit", || resource.to_string())?;
+    }
+    spawned.channel.send(Kind::Go).during("let init go", String::new)?;
+    Ok(())
+}
+
+fn write_id_maps(pid: i32, maps: &IdMaps) -> std::result::Result<(), Failure> {
+    let dir = format!("/proc/{pid}");
+    let write = |file: &str, text: &str| {
+        std::fs::write(Path::new(&dir).join(file), text)
+            .during("write", || format!("{:?} to {dir}/{file}", text.trim_end()))
+    };
+    if !nix::unistd::geteuid().is_root() {
+        // Without CAP_SETGID in the parent namespace gid_map wants this (user_namespaces(7)).
+        write("setgroups", "deny")?;
+    }
+    write("gid_map", &id_map(&maps.gids))?;
+    write("uid_map", &id_map(&maps.uids))
+}
+
+fn id_map(mappings: &[LinuxIdMapping]) -> String {
+    use std::fmt::Write;
+    mappings.iter().fold(String::new(), |mut text, map| {
+        // Writing to a String can't fail.
+        let _ = writeln!(text, "{} {} {}", map.container_id(), map.host_id(), map.size());
+        text
+    })
+}
+
+impl Spawned {
+    /// Waits for init's next message, which must be `wanted`.
+    ///
+    /// # Errors
+    /// [`super::Error::Init`] with its own words, or [`super::Error::Died`] with how it ended.
+    pub fn expect(&self, wanted: Kind, cgroup: &Cgroup) -> Result<()> {
+        match self.channel.expect_from_init(wanted).during("hear from init", String::new)? {
+            Heard::Expected => Ok(()),
+            Heard::Failed(failure) => Err(super::Error::Init(failure)),
+            Heard::End => Err(self.died(cgroup)),
+        }
+    }
+
+    /// Waits until the program was executed: the channel closes at exec.
+    ///
+    /// # Errors
+    /// [`super::Error::Init`] when it could not be.
+    pub fn executed(&self) -> Result<()> {
+        match self.channel.expect_from_init(Kind::Ready).during("hear from init", String::new)? {
+            Heard::Failed(failure) => Err(super::Error::Init(failure)),
+            // A program that has ended already tells by its exit status.
+            Heard::End | Heard::Expected => Ok(()),
+        }
+    }
+
+    fn died(&self, cgroup: &Cgroup) -> super::Error {
+        let exit = wait(WaitFor::Pidfd(self.pidfd.as_fd()), WaitMode::Block);
+        let mut how = exit.ok().flatten().map_or_else(|| "ended".to_owned(), |(_, exit)| describe(exit));
+        if cgroup.oom_kills().is_some_and(|kills| kills > 0) {
+            how = "was OOM-killed (memory limit too low?)".to_owned();
+        }
+        super::Error::Died { how }
+    }
+
+    /// Kills and reaps it: for error paths.
+    pub fn kill(&self) {
+        // It may have ended by itself; either way it is reaped here.
+        let _ = crate::sys::process::pidfd_send_signal(self.pidfd.as_fd(), libc::SIGKILL);
+        let _ = wait(WaitFor::Pidfd(self.pidfd.as_fd()), WaitMode::Block);
+    }
+}
+
+fn describe(exit: Exit) -> String {
+    match exit {
+        Exit::Code(code) => format!("exited with status {code}"),
+        Exit::Signal(signal) => {
+            let name = nix::sys::signal::Signal::try_from(signal).map_or("unknown signal", |s| s.as_str());
+            format!("was killed by {name}")
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn id_maps_have_one_line_each() {
+        let map: Vec<LinuxIdMapping> = serde_json::from_str(
+            r#"[{"containerID":0,"hostID":1000,"size":1},{"containerID":1,"hostID":100000,"size":65536}]"#,
+        )
+        .unwrap();
+        assert_eq!(id_map(&map), "0 1000 1\n1 100000 65536\n");
+    }
+
+    #[test]
+    fn the_pid_behind_a_pidfd() {
+        let own = std::process::id() as i32;
+        let pidfd = crate::sys::process::pidfd_open(own).unwrap();
+        assert_eq!(pidfd_pid(&pidfd).unwrap(), own);
+    }
+}

@@ -1,0 +1,491 @@
+//! state.json: what is known of a container between two commands, under the keys that runc uses, so that
+//! each runtime can list, signal and delete the other's containers.
+
+use std::collections::BTreeMap;
+use std::fs::File;
+use std::io::Write;
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+
+use oci_spec::runtime::{Hook, LinuxNamespaceType, Spec};
+use serde::{Deserialize, Serialize};
+
+use super::{Error, Result, Runtime};
+use crate::spec::list;
+
+/// Name of the state file in a container's directory.
+const STATE_FILE: &str = "state.json";
+/// Name of the FIFO that init blocks on until `start`; while it exists the container is `created`.
+pub const EXEC_FIFO: &str = "exec.fifo";
+
+/// The part of runc's state.json that davit reads and writes.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct State {
+    /// Container id.
+    pub id: String,
+    /// Init's pid in the runtime's pid namespace.
+    pub init_process_pid: i32,
+    /// Init's start time in clock ticks since boot: with the pid it names one process for ever.
+    pub init_process_start: u64,
+    /// Creation time, RFC 3339.
+    pub created: String,
+    /// runc's container configuration.
+    pub config: Config,
+    /// Whether it was made without root.
+    #[serde(default)]
+    pub rootless: bool,
+    /// Controller (`""` for cgroup v2) to directory.
+    #[serde(default)]
+    pub cgroup_paths: BTreeMap<String, PathBuf>,
+    /// Namespace (`NEWNS`…) to its file below /proc.
+    #[serde(default)]
+    pub namespace_paths: BTreeMap<String, PathBuf>,
+    /// Targets of init's stdio, for checkpoint.
+    #[serde(default)]
+    pub external_descriptors: Vec<String>,
+    /// Directory in resctrl.
+    #[serde(default)]
+    pub intel_rdt_path: String,
+}
+
+/// The part of runc's libcontainer configuration that is needed after create.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+pub struct Config {
+    /// Host path of the root filesystem.
+    pub rootfs: PathBuf,
+    /// Host name.
+    #[serde(default)]
+    pub hostname: String,
+    /// Namespaces of the container.
+    #[serde(default)]
+    pub namespaces: Option<Vec<Namespace>>,
+    /// Cgroup settings: runc needs the object to open the cgroup.
+    #[serde(default)]
+    pub cgroups: Option<CgroupConfig>,
+    /// ociVersion of config.json.
+    #[serde(default)]
+    pub version: String,
+    /// `bundle=<path>` and the annotations, as `key=value`.
+    #[serde(default)]
+    pub labels: Option<Vec<String>>,
+    /// `--no-new-keyring`.
+    #[serde(default)]
+    pub no_new_keyring: bool,
+    /// Hooks that run after create.
+    #[serde(default, rename = "Hooks")]
+    pub hooks: Option<BTreeMap<String, Option<Vec<HookConfig>>>>,
+}
+
+/// One namespace in runc's words.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Namespace {
+    /// `NEWPID` and so on.
+    #[serde(rename = "type")]
+    pub kind: String,
+    /// Path when it was joined.
+    #[serde(default)]
+    pub path: String,
+}
+
+/// runc's cgroup object; an empty device list makes runc allocate its embedded resources.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+pub struct CgroupConfig {
+    /// Name, the container's id.
+    #[serde(default)]
+    pub name: String,
+    /// Path below the hierarchies.
+    #[serde(default)]
+    pub path: String,
+    /// Device rules.
+    #[serde(default)]
+    pub devices: Option<Vec<serde_json::Value>>,
+    /// Whether systemd made it.
+    #[serde(default, rename = "Systemd")]
+    pub systemd: bool,
+}
+
+/// A hook in runc's words.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct HookConfig {
+    /// Program.
+    pub path: PathBuf,
+    /// Arguments, the first being argv[0].
+    #[serde(default)]
+    pub args: Option<Vec<String>>,
+    /// Environment.
+    #[serde(default)]
+    pub env: Option<Vec<String>>,
+    /// Time limit in nanoseconds.
+    #[serde(default)]
+    pub timeout: Option<i64>,
+}
+
+/// Namespace kinds: of the spec, runc's name, the file below /proc/PID/ns.
+const KINDS: [(LinuxNamespaceType, &str, &str); 8] = [
+    (LinuxNamespaceType::Mount, "NEWNS", "mnt"),
+    (LinuxNamespaceType::Network, "NEWNET", "net"),
+    (LinuxNamespaceType::Uts, "NEWUTS", "uts"),
+    (LinuxNamespaceType::Ipc, "NEWIPC", "ipc"),
+    (LinuxNamespaceType::Pid, "NEWPID", "pid"),
+    (LinuxNamespaceType::User, "NEWUSER", "user"),
+    (LinuxNamespaceType::Cgroup, "NEWCGROUP", "cgroup"),
+    (LinuxNamespaceType::Time, "NEWTIME", "time"),
+];
+
+/// The clone flag of runc's name for a namespace.
+pub fn namespace_flag(name: &str) -> Option<i32> {
+    KINDS.iter().find(|(_, runc, _)| *runc == name).map(|(kind, ..)| *kind as i32)
+}
+
+impl State {
+    /// The state of a container whose init exists.
+    pub fn new(
+        runtime: &Runtime,
+        id: &str,
+        bundle: &Path,
+        spec: &Spec,
+        rootfs: &Path,
+        new_keyring: bool,
+    ) -> Self {
+        let linux = spec.linux().as_ref();
+        let namespaces =
+            linux.map(|linux| list(linux.namespaces())).unwrap_or_default().iter().filter_map(|ns| {
+                let (_, name, _) = KINDS.iter().find(|(kind, ..)| *kind == ns.typ())?;
+                let path = ns.path().as_ref().map(|path| path.display().to_string()).unwrap_or_default();
+                Some(Namespace { kind: (*name).to_owned(), path })
+            });
+        let mut labels = vec![format!("bundle={}", bundle.display())];
+        let mut annotations: Vec<_> = spec.annotations().iter().flatten().collect();
+        annotations.sort();
+        labels.extend(annotations.into_iter().map(|(key, value)| format!("{key}={value}")));
+        let cgroups_path = linux.and_then(|linux| linux.cgroups_path().as_ref());
+        State {
+            id: id.to_owned(),
+            init_process_pid: 0,
+            init_process_start: 0,
+            created: super::time::rfc3339_nano(std::time::SystemTime::now()),
+            config: Config {
+                rootfs: rootfs.to_owned(),
+                hostname: spec.hostname().clone().unwrap_or_default(),
+                namespaces: Some(namespaces.collect()),
+                cgroups: Some(CgroupConfig {
+                    name: id.to_owned(),
+                    path: cgroups_path.map(|path| path.display().to_string()).unwrap_or_default(),
+                    devices: Some(Vec::new()),
+                    systemd: runtime.systemd_cgroup,
+                }),
+                version: spec.version().clone(),
+                labels: Some(labels),
+                no_new_keyring: !new_keyring,
+                hooks: hooks(spec),
+            },
+            rootless: runtime.rootless,
+            cgroup_paths: BTreeMap::new(),
+            namespace_paths: BTreeMap::new(),
+            external_descriptors: vec!["/dev/null".to_owned(); 3],
+            intel_rdt_path: String::new(),
+        }
+    }
+
+    /// Records init, once it exists.
+    pub fn set_init(&mut self, pid: i32) -> Result<()> {
+        let stat = ProcessStat::read(pid)?.ok_or(Error::NotRunning)?;
+        self.init_process_pid = pid;
+        self.init_process_start = stat.start;
+        self.namespace_paths = KINDS
+            .iter()
+            .map(|(_, name, file)| ((*name).to_owned(), format!("/proc/{pid}/ns/{file}").into()))
+            .collect();
+        Ok(())
+    }
+
+    /// Absolute path of the bundle.
+    pub fn bundle(&self) -> PathBuf {
+        self.labels().find_map(|label| label.strip_prefix("bundle=")).map(PathBuf::from).unwrap_or_default()
+    }
+
+    /// Annotations of config.json.
+    pub fn annotations(&self) -> BTreeMap<String, String> {
+        let pairs = self.labels().filter_map(|label| label.split_once('='));
+        pairs
+            .filter(|(key, _)| *key != "bundle")
+            .map(|(key, value)| (key.to_owned(), value.to_owned()))
+            .collect()
+    }
+
+    fn labels(&self) -> impl Iterator<Item = &str> {
+        self.config.labels.iter().flatten().map(String::as_str)
+    }
+
+    /// Whether the container has a pid namespace of its own making, whose processes end with init.
+    pub fn has_own_pid_namespace(&self) -> bool {
+        self.config.namespaces.iter().flatten().any(|ns| ns.kind == "NEWPID" && ns.path.is_empty())
+    }
+
+    /// Clone flags of every namespace that the container does not share with the runtime.
+    pub fn namespace_flags(&self) -> i32 {
+        let kinds = self.config.namespaces.iter().flatten();
+        kinds.filter_map(|ns| namespace_flag(&ns.kind)).fold(0, |all, flag| all | flag)
+    }
+
+    /// Whether init, and not a later process with its pid, is alive.
+    pub fn init_is_alive(&self) -> Result<bool> {
+        let stat = ProcessStat::read(self.init_process_pid)?;
+        Ok(stat.is_some_and(|stat| stat.start == self.init_process_start && !matches!(stat.state, 'Z' | 'X')))
+    }
+
+    /// Hooks of a kind (`poststart`, `poststop`).
+    pub fn hooks(&self, kind: &str) -> Vec<Hook> {
+        let all = self.config.hooks.as_ref().and_then(|hooks| hooks.get(kind)).and_then(Option::as_ref);
+        all.into_iter().flatten().filter_map(HookConfig::to_hook).collect()
+    }
+}
+
+impl HookConfig {
+    fn from_hook(hook: &Hook) -> Self {
+        HookConfig {
+            path: hook.path().clone(),
+            args: hook.args().clone(),
+            env: hook.env().clone(),
+            timeout: hook.timeout().map(|seconds| seconds.saturating_mul(1_000_000_000)),
+        }
+    }
+
+    fn to_hook(&self) -> Option<Hook> {
+        let mut hook = serde_json::Map::new();
+        hook.insert("path".into(), self.path.to_str()?.into());
+        hook.insert("args".into(), self.args.clone().unwrap_or_default().into());
+        hook.insert("env".into(), self.env.clone().unwrap_or_default().into());
+        if let Some(nanos) = self.timeout {
+            hook.insert("timeout".into(), (nanos / 1_000_000_000).max(1).into());
+        }
+        serde_json::from_value(hook.into()).ok()
+    }
+}
+
+/// The hooks that run after create, under runc's keys.
+fn hooks(spec: &Spec) -> Option<BTreeMap<String, Option<Vec<HookConfig>>>> {
+    let hooks = spec.hooks().as_ref()?;
+    let convert =
+        |list: &Option<Vec<Hook>>| list.as_ref().map(|l| l.iter().map(HookConfig::from_hook).collect());
+    Some(BTreeMap::from([
+        ("poststart".to_owned(), convert(hooks.poststart())),
+        ("poststop".to_owned(), convert(hooks.poststop())),
+    ]))
+}
+
+/// What /proc/PID/stat says of a process.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ProcessStat {
+    /// State letter (proc_pid_stat(5)).
+    pub state: char,
+    /// Start time in clock ticks since boot.
+    pub start: u64,
+}
+
+impl ProcessStat {
+    /// Reads it; `None` when there is no such process.
+    pub fn read(pid: i32) -> Result<Option<Self>> {
+        if pid <= 0 {
+            return Ok(None);
+        }
+        let path = PathBuf::from(format!("/proc/{pid}/stat"));
+        match std::fs::read(&path) {
+            Ok(text) => Self::parse(&text)
+                .map(Some)
+                .ok_or_else(|| Error::io("parse", &path, std::io::ErrorKind::InvalidData.into())),
+            // ESRCH: it ended between open and read.
+            Err(e) if matches!(e.raw_os_error(), Some(libc::ENOENT | libc::ESRCH)) => Ok(None),
+            Err(e) => Err(Error::io("read", &path, e)),
+        }
+    }
+
+    fn parse(text: &[u8]) -> Option<Self> {
+        // The command may hold spaces and parentheses: fields are counted from the last one.
+        let end = text.iter().rposition(|byte| *byte == b')')?;
+        let mut fields = std::str::from_utf8(text.get(end + 1..)?).ok()?.split_ascii_whitespace();
+        let state = fields.next()?.chars().next()?;
+        // Start time is field 22, the state field 3.
+        let start = fields.nth(18)?.parse().ok()?;
+        Some(ProcessStat { state, start })
+    }
+}
+
+/// A container's directory `<root>/<id>`.
+#[derive(Debug)]
+pub struct Dir {
+    path: PathBuf,
+}
+
+impl Dir {
+    /// The directory of an id, which is validated here.
+    pub fn of(runtime: &Runtime, id: &str) -> Result<Self> {
+        validate_id(id)?;
+        Ok(Dir { path: runtime.root.join(id) })
+    }
+
+    /// Makes it: it must not exist.
+    pub fn create(&self) -> Result<()> {
+        let make = |path: &Path, mode, recursive| {
+            std::fs::DirBuilder::new().mode(mode).recursive(recursive).create(path)
+        };
+        match make(&self.path, 0o711, false) {
+            Err(e) if e.kind() == std::io::ErrorKind::NotFound => {
+                let root = self.path.parent().unwrap_or(&self.path);
+                make(root, 0o700, true).map_err(|e| Error::io("create", root, e))?;
+                make(&self.path, 0o711, false)
+            }
+            other => other,
+        }
+        .map_err(|e| match e.kind() {
+            std::io::ErrorKind::AlreadyExists => Error::Exists,
+            _ => Error::io("create", &self.path, e),
+        })
+    }
+
+    /// Its path.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Path of exec.fifo.
+    pub fn fifo(&self) -> PathBuf {
+        self.path.join(EXEC_FIFO)
+    }
+
+    /// Whether the directory exists, with or without a state.
+    pub fn exists(&self) -> bool {
+        self.path.is_dir()
+    }
+
+    /// Reads state.json.
+    ///
+    /// A file of another owner is refused (rule 16): who can write it names processes to be killed.
+    pub fn read(&self) -> Result<State> {
+        let path = self.path.join(STATE_FILE);
+        let missing = |e: std::io::Error| match e.kind() {
+            std::io::ErrorKind::NotFound => Error::NotFound,
+            _ => Error::io("read", &path, e),
+        };
+        let mut file = std::fs::OpenOptions::new()
+            .read(true)
+            .custom_flags(libc::O_NOFOLLOW)
+            .open(&path)
+            .map_err(missing)?;
+        let owner = file.metadata().map_err(missing)?.uid();
+        let me = nix::unistd::geteuid().as_raw();
+        if owner != me && owner != 0 {
+            return Err(Error::ForeignState { path, owner });
+        }
+        let mut text = Vec::new();
+        std::io::Read::read_to_end(&mut file, &mut text).map_err(missing)?;
+        serde_json::from_slice(&text).map_err(|e| Error::io("parse", &path, e.into()))
+    }
+
+    /// Writes state.json as a whole or not at all.
+    pub fn write(&self, state: &State) -> Result<()> {
+        let text = serde_json::to_vec(state).map_err(|e| Error::io("write", &self.path, e.into()))?;
+        write_atomically(&self.path.join(STATE_FILE), &text, 0o600)
+    }
+
+    /// Removes the directory and what is in it; it may be gone already.
+    pub fn remove(&self) -> Result<()> {
+        match std::fs::remove_dir_all(&self.path) {
+            Err(e) if e.kind() != std::io::ErrorKind::NotFound => Err(Error::io("remove", &self.path, e)),
+            _ => Ok(()),
+        }
+    }
+}
+
+/// Writes a file under another name and renames it, so that a reader sees all of it or nothing.
+pub fn write_atomically(path: &Path, text: &[u8], mode: u32) -> Result<()> {
+    let name = path.file_name().unwrap_or_default().to_string_lossy();
+    // runc's form of the temporary name: a leading dot.
+    let temporary = path.with_file_name(format!(".{name}"));
+    let failed = |action| move |e| Error::io(action, path, e);
+    let open = || {
+        std::fs::OpenOptions::new()
+            .write(true)
+            .create_new(true)
+            .mode(mode)
+            .custom_flags(libc::O_NOFOLLOW)
+            .open(&temporary)
+    };
+    let mut file: File = match open() {
+        // Left by a runtime that was killed.
+        Err(e) if e.kind() == std::io::ErrorKind::AlreadyExists => {
+            std::fs::remove_file(&temporary).map_err(failed("replace"))?;
+            open().map_err(failed("write"))?
+        }
+        other => other.map_err(failed("write"))?,
+    };
+    let written = file.write_all(text).and_then(|()| std::fs::rename(&temporary, path));
+    written.map_err(|e| {
+        // Its own error would hide the first.
+        let _ = std::fs::remove_file(&temporary);
+        Error::io("write", path, e)
+    })
+}
+
+/// Ids are one path component of `[A-Za-z0-9_+.-]` (rule 12), as runc's.
+pub fn validate_id(id: &str) -> Result<()> {
+    let allowed = |c: char| c.is_ascii_alphanumeric() || matches!(c, '_' | '+' | '.' | '-');
+    if id.is_empty() || id.len() > 1024 || id == "." || id == ".." || !id.chars().all(allowed) {
+        return Err(Error::InvalidId(id.to_owned()));
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ids() {
+        for good in ["a", "A-b_c.d+1", "..."] {
+            validate_id(good).unwrap();
+        }
+        for bad in ["", ".", "..", "a/b", "a b", "ä", "a\n", &"x".repeat(1025)] {
+            assert!(validate_id(bad).is_err(), "{bad:?}");
+        }
+    }
+
+    #[test]
+    fn stat_with_a_hostile_name() {
+        let line = b"7 (a) R 1 (x) S 1 7 7 0 -1 4194560 1 0 0 0 0 0 0 0 20 0 1 0 12345 1 1 1\n";
+        assert_eq!(ProcessStat::parse(line), Some(ProcessStat { state: 'S', start: 12345 }));
+        assert_eq!(ProcessStat::parse(b"7 (x"), None);
+        let own = ProcessStat::read(std::process::id() as i32).unwrap().unwrap();
+        assert!(own.start > 0);
+    }
+
+    #[test]
+    fn a_state_of_runc_is_read() {
+        let text = r#"{"id":"x1","init_process_pid":6773,"init_process_start":107214,
+            "created":"2026-11-23T04:04:26.1Z","config":{"rootfs":"/b/rootfs","umask":null,
+            "namespaces":[{"type":"NEWPID","path":""},{"type":"NEWNET","path":"/n"}],
+            "cgroups":{"name":"x1","path":"","devices":[{"type":97}],"Systemd":false},
+            "Hooks":{"poststop":[{"path":"/h","args":["h"],"env":null,"dir":"","timeout":2000000000}],"prestart":null},
+            "version":"1.0.2-dev","labels":["bundle=/b","k=v=w"]},
+            "rootless":false,"cgroup_paths":{"":"/sys/fs/cgroup/unified/x1"},"namespace_paths":{},
+            "external_descriptors":["/dev/null"],"intel_rdt_path":""}"#;
+        let state: State = serde_json::from_str(text).unwrap();
+        assert_eq!(state.bundle(), Path::new("/b"));
+        assert_eq!(state.annotations()["k"], "v=w");
+        assert!(state.has_own_pid_namespace());
+        assert_eq!(state.namespace_flags(), libc::CLONE_NEWPID | libc::CLONE_NEWNET);
+        assert_eq!(state.hooks("poststop")[0].timeout(), Some(2));
+        assert!(state.hooks("prestart").is_empty());
+    }
+
+    #[test]
+    fn a_file_is_replaced_whole() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("pid");
+        std::fs::write(dir.path().join(".pid"), "left over").unwrap();
+        write_atomically(&path, b"12", 0o644).unwrap();
+        write_atomically(&path, b"345", 0o644).unwrap();
+        assert_eq!(std::fs::read(&path).unwrap(), b"345");
+        assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 1);
+    }
+}

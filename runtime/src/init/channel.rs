@@ -1,0 +1,238 @@
+//! What the runtime and the container's process say to each other, over one SOCK_SEQPACKET pair.
+//!
+//! | #  | who     | message           | when, and what it means                                          |
+//! |----|---------|-------------------|------------------------------------------------------------------|
+//! | 0  | stage   | `Init` + pidfd    | only for a staged entry: the stage has cloned init               |
+//! | 1  | runtime | `Go`              | id maps written, cgroup joined, limits set                        |
+//! | 2  | runtime | `Filter`          | only with seccomp in the config: the compiled program            |
+//! | 3  | init    | `RuntimeHooks`    | only with prestart or createRuntime hooks: mounts are in place   |
+//! | 4  | runtime | `HooksDone`       | answer to 3                                                      |
+//! | 5  | init    | `Ready`           | create only: everything is set up, init waits on exec.fifo       |
+//! | 6  | runtime | `Start`           | run only: state is on disk, go on to execve                      |
+//! | –  | init    | `Failed`          | at any time instead of its next message                          |
+//! | –  | init    | end of file       | execve succeeded (the socket is close-on-exec), or init died     |
+//!
+//! Each side accepts only the message that is next in its table; another one is an error. The runtime may
+//! send ahead: messages wait in the socket's buffer, so neither side waits for the other needlessly.
+
+use std::io::{self, IoSlice, IoSliceMut};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+
+use nix::cmsg_space;
+use nix::errno::Errno;
+use nix::sys::socket::{
+    AddressFamily, ControlMessage, ControlMessageOwned, MsgFlags, SockFlag, SockType, recvmsg, sendmsg,
+    socketpair,
+};
+
+use super::Failure;
+
+/// Kinds of message; the number is the first byte on the wire.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+pub enum Kind {
+    /// See the table.
+    Init = 0,
+    /// See the table.
+    Go = 1,
+    /// See the table.
+    Filter = 2,
+    /// See the table.
+    RuntimeHooks = 3,
+    /// See the table.
+    HooksDone = 4,
+    /// See the table.
+    Ready = 5,
+    /// See the table.
+    Start = 6,
+    /// See the table.
+    Failed = 7,
+}
+
+impl Kind {
+    fn from_byte(byte: u8) -> Option<Kind> {
+        use Kind::*;
+        [Init, Go, Filter, RuntimeHooks, HooksDone, Ready, Start, Failed]
+            .into_iter()
+            .find(|k| *k as u8 == byte)
+    }
+}
+
+/// One end of the pair.
+#[derive(Debug)]
+pub struct Channel {
+    fd: OwnedFd,
+}
+
+/// A received message.
+#[derive(Debug)]
+pub enum Received {
+    /// A message and its payload.
+    Message(Kind, Vec<u8>),
+    /// The other side has closed its end.
+    End,
+}
+
+/// What the runtime hears from init when it waits for one kind of message.
+#[derive(Debug)]
+pub enum Heard {
+    /// The message.
+    Expected,
+    /// Init failed and said why.
+    Failed(Failure),
+    /// Init closed its end: it executed the program, or died.
+    End,
+}
+
+/// Largest filter message: BPF_MAXINSNS (4096) instructions of 8 bytes, flags, and the kind.
+const MAX_FILTER: usize = 4096 * 8 + 64;
+/// Largest failure: its detail holds at most 4 KiB of a hook's stderr, escaped as JSON.
+const MAX_FAILURE: usize = 32 * 1024;
+/// Largest of the other messages. Init's memory is charged to the container, so its buffer is small.
+const MAX_PLAIN: usize = 64;
+
+impl Channel {
+    /// A connected pair, both close-on-exec.
+    ///
+    /// # Errors
+    /// EMFILE, ENFILE.
+    pub fn pair() -> io::Result<(Channel, Channel)> {
+        let (a, b) = socketpair(AddressFamily::Unix, SockType::SeqPacket, None, SockFlag::SOCK_CLOEXEC)?;
+        Ok((Channel { fd: a }, Channel { fd: b }))
+    }
+
+    /// Sends a message without payload.
+    ///
+    /// # Errors
+    /// EPIPE when the other side is gone.
+    pub fn send(&self, kind: Kind) -> io::Result<()> {
+        self.send_with(kind, &[], None)
+    }
+
+    /// Sends a message with payload and, if given, a descriptor.
+    ///
+    /// # Errors
+    /// EPIPE when the other side is gone, EMSGSIZE.
+    pub fn send_with(&self, kind: Kind, payload: &[u8], fd: Option<BorrowedFd<'_>>) -> io::Result<()> {
+        let kind = [kind as u8];
+        let parts = [IoSlice::new(&kind), IoSlice::new(payload)];
+        let raw = fd.map(|fd| [fd.as_raw_fd()]);
+        let rights = raw.as_ref().map(|raw| ControlMessage::ScmRights(raw));
+        sendmsg::<()>(self.fd.as_raw_fd(), &parts, rights.as_slice(), MsgFlags::MSG_NOSIGNAL, None)?;
+        Ok(())
+    }
+
+    /// Waits for the next message from init and the descriptor that may come with it.
+    ///
+    /// # Errors
+    /// EPROTO for a message that is none of ours, and those of recvmsg(2).
+    pub fn receive_from_init(&self) -> io::Result<(Received, Option<OwnedFd>)> {
+        self.receive(MAX_FAILURE)
+    }
+
+    fn receive(&self, capacity: usize) -> io::Result<(Received, Option<OwnedFd>)> {
+        let mut buffer = vec![0u8; capacity];
+        let mut space = cmsg_space!(std::os::fd::RawFd);
+        let mut fd = None;
+        let length = loop {
+            let mut parts = [IoSliceMut::new(&mut buffer)];
+            match recvmsg::<()>(self.fd.as_raw_fd(), &mut parts, Some(&mut space), MsgFlags::MSG_CMSG_CLOEXEC)
+            {
+                Err(Errno::EINTR) => {}
+                // The other side died with our messages unread.
+                Err(Errno::ECONNRESET) => break 0,
+                Err(e) => return Err(e.into()),
+                Ok(message) => {
+                    for control in message.cmsgs()? {
+                        if let ControlMessageOwned::ScmRights(fds) = control {
+                            fd = fds.first().map(|raw| crate::sys::fs::received(*raw));
+                        }
+                    }
+                    break message.bytes;
+                }
+            }
+        };
+        buffer.truncate(length);
+        match buffer.first() {
+            None => Ok((Received::End, fd)),
+            Some(byte) => match Kind::from_byte(*byte) {
+                Some(kind) => {
+                    buffer.remove(0);
+                    Ok((Received::Message(kind, buffer), fd))
+                }
+                None => Err(io::Error::from_raw_os_error(libc::EPROTO)),
+            },
+        }
+    }
+
+    /// The runtime's side: waits for `wanted`.
+    ///
+    /// # Errors
+    /// EPROTO for a message out of order, and those of recvmsg(2).
+    pub fn expect_from_init(&self, wanted: Kind) -> io::Result<Heard> {
+        match self.receive_from_init()?.0 {
+            Received::End => Ok(Heard::End),
+            Received::Message(Kind::Failed, payload) => Ok(Heard::Failed(Failure::decode(&payload))),
+            Received::Message(kind, _) if kind == wanted => Ok(Heard::Expected),
+            Received::Message(..) => Err(io::Error::from_raw_os_error(libc::EPROTO)),
+        }
+    }
+
+    /// Init's side: waits for `wanted` and returns its payload.
+    ///
+    /// # Errors
+    /// EPROTO for a message out of order, EPIPE when the runtime is gone.
+    pub fn expect(&self, wanted: Kind) -> io::Result<Vec<u8>> {
+        let capacity = if wanted == Kind::Filter { MAX_FILTER } else { MAX_PLAIN };
+        match self.receive(capacity)?.0 {
+            Received::Message(kind, payload) if kind == wanted => Ok(payload),
+            Received::Message(..) => Err(io::Error::from_raw_os_error(libc::EPROTO)),
+            Received::End => Err(io::Error::from_raw_os_error(libc::EPIPE)),
+        }
+    }
+}
+
+impl AsFd for Channel {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.fd.as_fd()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn messages_arrive_whole_and_in_order() {
+        let (a, b) = Channel::pair().unwrap();
+        a.send(Kind::Go).unwrap();
+        a.send_with(Kind::Filter, &[7; 30_000], None).unwrap();
+        assert!(b.expect(Kind::Go).unwrap().is_empty());
+        assert_eq!(b.expect(Kind::Filter).unwrap().len(), 30_000);
+    }
+
+    #[test]
+    fn a_message_out_of_order_is_an_error() {
+        let (a, b) = Channel::pair().unwrap();
+        a.send(Kind::Start).unwrap();
+        assert_eq!(b.expect(Kind::Go).unwrap_err().raw_os_error(), Some(libc::EPROTO));
+    }
+
+    #[test]
+    fn failures_cross_in_place_of_the_next_message() {
+        let (a, b) = Channel::pair().unwrap();
+        let failure = Failure::new("mount", "/proc", &io::Error::from_raw_os_error(libc::EPERM));
+        a.send_with(Kind::Failed, &failure.encode(), None).unwrap();
+        drop(a);
+        let Heard::Failed(heard) = b.expect_from_init(Kind::Ready).unwrap() else { panic!() };
+        assert_eq!(heard, failure);
+        assert!(matches!(b.expect_from_init(Kind::Ready).unwrap(), Heard::End));
+    }
+
+    #[test]
+    fn descriptors_cross() {
+        let (a, b) = Channel::pair().unwrap();
+        a.send_with(Kind::Init, &[], Some(std::io::stdin().as_fd())).unwrap();
+        assert!(b.receive_from_init().unwrap().1.is_some());
+    }
+}

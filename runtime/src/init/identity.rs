@@ -1,0 +1,145 @@
+//! Who the program is: limits, ids, groups, capabilities, working directory.
+
+use std::path::Path;
+
+use nix::errno::Errno;
+use nix::unistd::{chdir, getcwd};
+
+use super::{Context, Failure};
+use crate::path::{Create, RootDir};
+use crate::plan::Identity;
+use crate::security::capabilities;
+use crate::sys::prctl;
+use crate::sys::process::{RLimit, prlimit, set_gid, set_uid, setgroups};
+
+/// Uid and gid 0 of the user namespace, before anything in it is touched (rule 7, runc #4466).
+///
+/// # Errors
+/// EINVAL when 0 is not mapped.
+pub fn become_root() -> Result<(), Failure> {
+    match setgroups(&[]) {
+        // A namespace made without privilege denies setgroups(2) (user_namespaces(7)).
+        Err(e) if e.raw_os_error() != Some(libc::EPERM) => return Err(e).during("clear groups", String::new),
+        _ => {}
+    }
+    set_gid(0).during("become group 0 of the user namespace", String::new)?;
+    set_uid(0).during("become user 0 of the user namespace", String::new)?;
+    // Changing ids has made the process dumpable again (prctl(2), PR_SET_DUMPABLE).
+    prctl::set_dumpable(false).during("make undumpable", String::new)
+}
+
+/// Sets limits of a process; pid 0 is the caller.
+///
+/// # Errors
+/// EPERM when a hard limit is raised without CAP_SYS_RESOURCE.
+pub fn set_rlimits(pid: i32, limits: &[(u32, RLimit)]) -> Result<(), Failure> {
+    limits.iter().try_for_each(|(number, limit)| {
+        prlimit(pid, *number, *limit).during("set resource limit", || {
+            format!("{} to {} (hard {})", limit_name(*number), limit.soft, limit.hard)
+        })
+    })
+}
+
+fn limit_name(number: u32) -> &'static str {
+    /// RLIMIT_* in the kernel's order (`asm-generic/resource.h`).
+    const NAMES: [&str; 16] = [
+        "RLIMIT_CPU",
+        "RLIMIT_FSIZE",
+        "RLIMIT_DATA",
+        "RLIMIT_STACK",
+        "RLIMIT_CORE",
+        "RLIMIT_RSS",
+        "RLIMIT_NPROC",
+        "RLIMIT_NOFILE",
+        "RLIMIT_MEMLOCK",
+        "RLIMIT_AS",
+        "RLIMIT_LOCKS",
+        "RLIMIT_SIGPENDING",
+        "RLIMIT_MSGQUEUE",
+        "RLIMIT_NICE",
+        "RLIMIT_RTPRIO",
+        "RLIMIT_RTTIME",
+    ];
+    NAMES.get(number as usize).copied().unwrap_or("RLIMIT_?")
+}
+
+/// personality(2).
+///
+/// # Errors
+/// EINVAL for a domain that the kernel does not know.
+pub fn set_personality(domain: u32) -> Result<(), Failure> {
+    let persona = nix::sys::personality::Persona::from_bits_retain(domain as libc::c_int);
+    nix::sys::personality::set(persona).map(drop).during("set personality", || format!("{domain:#x}"))
+}
+
+/// Becomes the program's user, in the order that capabilities(7) needs (rule 10): bounding set, groups,
+/// ids with capabilities kept, final sets.
+///
+/// # Errors
+/// EPERM, EINVAL for an id that the user namespace does not map.
+pub fn assume(identity: &Identity, root: &RootDir) -> Result<(), Failure> {
+    ensure_directory(root, &identity.cwd)?;
+    nix::sys::stat::umask(nix::sys::stat::Mode::from_bits_truncate(identity.umask));
+    // runc: as root first, since the user may lack the right to a parent; again as the user, whose home
+    // may be on a file system that keeps root out.
+    let as_root = chdir(&identity.cwd);
+    if let Some(sets) = &identity.capabilities {
+        capabilities::drop_bounding(sets).during("drop bounding capabilities", String::new)?;
+        prctl::set_keepcaps(true).during("keep capabilities", String::new)?;
+    }
+    if let Some(groups) = &identity.groups {
+        match setgroups(groups) {
+            // No groups to lose: the user namespace denies setgroups(2).
+            Err(e) if e.raw_os_error() == Some(libc::EPERM) && groups.is_empty() => {}
+            other => other.during("set additional groups", || format!("{groups:?}"))?,
+        }
+    }
+    set_gid(identity.gid).during("set gid", || unmapped(identity.gid))?;
+    set_uid(identity.uid).during("set uid", || unmapped(identity.uid))?;
+    if as_root.is_err() {
+        chdir(&identity.cwd)
+            .during("chdir to cwd", || format!("({:?}) set in config.json failed", identity.cwd))?;
+    }
+    verify_cwd()?;
+    if let Some(sets) = &identity.capabilities {
+        prctl::set_keepcaps(false).during("keep capabilities", String::new)?;
+        capabilities::apply(sets).during("apply capabilities", String::new)?;
+    }
+    // Changing ids has made the process dumpable; until exec it still holds the runtime's descriptors.
+    prctl::set_dumpable(false).during("make undumpable", String::new)
+}
+
+fn unmapped(id: u32) -> String {
+    format!("{id}")
+}
+
+fn ensure_directory(root: &RootDir, cwd: &Path) -> Result<(), Failure> {
+    if cwd == Path::new("/") {
+        return Ok(());
+    }
+    match root.ensure(cwd, Create::Directory) {
+        Ok(_) => Ok(()),
+        // Through a magic link (cwd below /proc/self/fd, CVE-2024-21626), or not to be made: chdir and
+        // the check of where it led decide.
+        Err(e)
+            if matches!(e.raw_os_error(), Some(libc::ELOOP | libc::EACCES | libc::EROFS | libc::EEXIST)) =>
+        {
+            Ok(())
+        }
+        Err(e) => Err(e).during("make cwd", || cwd.display().to_string()),
+    }
+}
+
+/// The working directory must be below the root: a leaked descriptor could have led out of it
+/// (CVE-2024-21626), and then getcwd(2) says so.
+fn verify_cwd() -> Result<(), Failure> {
+    match getcwd() {
+        Ok(path) if path.is_absolute() => Ok(()),
+        Ok(_) | Err(Errno::ENOENT) => Err(Failure::other(
+            "current working directory is outside of container mount namespace root",
+            "",
+            "possible container breakout",
+        )),
+        Err(e) => Err(e).during("verify working directory", String::new),
+    }
+}

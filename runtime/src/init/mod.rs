@@ -1,0 +1,329 @@
+//! What runs inside the container's process, between clone3 and execve: one loop over the plan's steps.
+//!
+//! The process is a fork of the runtime without an exec, so the plan is in memory. It is not dumpable and
+//! dies with the runtime until it is set up (rule 6); every descriptor that it has opened closes at exec
+//! (rule 5).
+
+mod channel;
+mod failure;
+mod hooks;
+mod identity;
+mod join;
+mod program;
+
+use std::ffi::CString;
+use std::os::fd::{AsFd, OwnedFd};
+use std::path::Path;
+
+use nix::fcntl::OFlag;
+
+pub use channel::{Channel, Heard, Kind, Received};
+pub use failure::{Context, Failure, io_reason, reason};
+pub use hooks::{HookState, run_hooks};
+pub use join::{join_namespaces, open_namespaces};
+
+use crate::path::ProcFs;
+use crate::plan::{Plan, Step};
+use crate::rootfs::{self, Console, Rootfs};
+use crate::seccomp::Filter;
+use crate::security::{apparmor, keyring, selinux};
+use crate::sys::fs::{CloseRange, close_range};
+use crate::sys::prctl;
+
+/// How init is held back until the user's program may start.
+#[derive(Debug)]
+pub enum Gate {
+    /// `create`: exec.fifo, an O_PATH descriptor; opening it for writing blocks until `start` reads.
+    Fifo(OwnedFd),
+    /// `run`: the runtime's `Start` message.
+    Message,
+    /// `exec`: not at all.
+    Open,
+}
+
+/// What init needs besides the plan.
+#[derive(Debug)]
+pub struct InitContext<'a> {
+    /// The plan.
+    pub plan: &'a Plan,
+    /// Init's end of the channel.
+    pub channel: Channel,
+    /// The host's procfs, opened before any root changed.
+    pub proc: ProcFs,
+    /// How the start is held back.
+    pub gate: Gate,
+    /// Connected console socket, when there is a terminal.
+    pub console: Option<OwnedFd>,
+    /// State for the hooks that run in the container.
+    pub hook_state: HookState,
+    /// How many descriptors after stdio the program keeps.
+    pub preserve_fds: u32,
+}
+
+struct Init<'a> {
+    context: InitContext<'a>,
+    rootfs: Option<Rootfs>,
+    program: Option<CString>,
+    env: Vec<CString>,
+    filter: Option<Filter>,
+    /// exec.fifo's write end after the gate: it closes at execve, which tells `start` that the program
+    /// runs, and takes the reason when it does not.
+    started: Option<OwnedFd>,
+}
+
+/// Exit code of a container process that failed before execve, as runc's init.
+const INIT_FAILED: i32 = 255;
+
+/// Runs the plan's steps and executes the program. On failure reports over the channel and exits.
+pub fn run(context: InitContext<'_>) -> ! {
+    let mut init = Init {
+        env: context.plan.program.env.clone(),
+        context,
+        rootfs: None,
+        program: None,
+        filter: None,
+        started: None,
+    };
+    let failure = match init.prepare().and_then(|()| init.steps()) {
+        Ok(()) => init.exec(),
+        Err(failure) => failure,
+    };
+    match &init.started {
+        // The runtime that made the container is gone; the one that started it reads here.
+        Some(fifo) if nix::unistd::write(fifo, &failure.encode()).is_ok() => {}
+        _ => report(&init.context.channel, &failure),
+    }
+    crate::sys::process::exit_now(INIT_FAILED)
+}
+
+/// Tells the runtime why; when it is gone already (after `create`), the container's stderr.
+pub fn report(channel: &Channel, failure: &Failure) {
+    if channel.send_with(Kind::Failed, &failure.encode(), None).is_err() {
+        eprintln!("davit: unable to start container process: {failure}");
+    }
+}
+
+impl Init<'_> {
+    fn prepare(&mut self) -> Result<(), Failure> {
+        // The parent's death must not leave a half-made container behind. If it is gone already, the
+        // channel is closed and the next message fails.
+        prctl::set_pdeathsig(libc::SIGKILL).during("set parent death signal", String::new)?;
+        let _ = prctl::set_name(c"davit:[init]");
+        reset_signals().during("reset signals", String::new)?;
+        self.context.channel.expect(Kind::Go).during("wait for the runtime", String::new)?;
+        Ok(())
+    }
+
+    fn steps(&mut self) -> Result<(), Failure> {
+        let plan = self.context.plan;
+        plan.steps.iter().try_for_each(|step| self.step(step))
+    }
+
+    fn step(&mut self, step: &Step) -> Result<(), Failure> {
+        match step {
+            Step::BecomeRoot => identity::become_root(),
+            Step::Session => nix::unistd::setsid().map(drop).during("start session", String::new),
+            Step::Keyring(id) => keyring::join_session(id).during("join session keyring", || id),
+            Step::UnshareCgroup => crate::sys::process::unshare(libc::CLONE_NEWCGROUP as u64)
+                .during("make cgroup namespace", String::new),
+            Step::LoopbackUp => crate::sys::fs::loopback_up().during("bring up", || "lo"),
+            Step::SlaveMounts => rootfs::slave_mounts(),
+            Step::OpenRoot => self.open_root(),
+            Step::Mount(mount) => rootfs::mount(self.rootfs()?, mount),
+            Step::Device(device) => self.rootfs()?.make_device(device),
+            Step::Symlink { path, target, only_if_target } => {
+                self.rootfs()?.make_symlink(path, target, *only_if_target)
+            }
+            Step::Console { size, bind } => self.console(*size, *bind),
+            Step::RuntimeHooks => self.runtime_hooks(),
+            Step::ContainerHooks(hooks) => run_hooks("createContainer", hooks, &self.context.hook_state),
+            Step::SwitchRoot(how) => rootfs::switch_root(self.rootfs()?, *how),
+            Step::RootPropagation(flag, reach) => rootfs::set_propagation(self.rootfs()?, *flag, *reach),
+            Step::Readonly(path) => self.rootfs()?.make_readonly(path),
+            Step::Hostname(name) => nix::unistd::sethostname(name).during("set hostname", || name),
+            Step::Domainname(name) => {
+                crate::sys::process::set_domainname(name).during("set domainname", || name)
+            }
+            Step::Sysctl(path, value) => self.sysctl(path, value),
+            Step::ReadonlyPath(path) => self.rootfs()?.readonly_path(path),
+            Step::MaskPath(path) => self.rootfs_mut()?.mask_path(path),
+            Step::Rlimits(limits) => identity::set_rlimits(0, limits),
+            Step::Personality(domain) => identity::set_personality(*domain),
+            Step::AppArmor(profile) => self.apparmor(profile),
+            Step::SelinuxLabel(label) => self.selinux(label),
+            Step::NoNewPrivileges => prctl::set_no_new_privs().during("set no_new_privs", String::new),
+            Step::Seccomp => self.seccomp(),
+            Step::Identity(identity) => {
+                rootfs::settle_stdio(self.rootfs.as_ref(), identity.uid)?;
+                let fresh;
+                let root = match &self.rootfs {
+                    Some(rootfs) => rootfs.root(),
+                    None => {
+                        fresh = program::current_root().during("open", || "/")?;
+                        &fresh
+                    }
+                };
+                if self.context.plan.program.set_home {
+                    self.env.push(home_variable(&program::home(root, identity.uid)));
+                }
+                identity::assume(identity, root)
+            }
+            Step::FindProgram => {
+                self.program = Some(program::find(&self.context.plan.program)?);
+                Ok(())
+            }
+            Step::Gate => self.gate(),
+            Step::StartHooks(hooks) => {
+                let state = HookState {
+                    status: "created",
+                    pid: nix::unistd::getpid().as_raw(),
+                    ..self.context.hook_state.clone()
+                };
+                run_hooks("startContainer", hooks, &state)
+            }
+        }
+    }
+
+    fn rootfs(&self) -> Result<&Rootfs, Failure> {
+        self.rootfs
+            .as_ref()
+            .ok_or_else(|| Failure::other("plan", "", "a step needs the rootfs before it is open"))
+    }
+
+    fn rootfs_mut(&mut self) -> Result<&mut Rootfs, Failure> {
+        self.rootfs
+            .as_mut()
+            .ok_or_else(|| Failure::other("plan", "", "a step needs the rootfs before it is open"))
+    }
+
+    fn open_root(&mut self) -> Result<(), Failure> {
+        let mut rootfs = Rootfs::open(&self.context.plan.rootfs)?;
+        if self.context.plan.steps.iter().any(|step| matches!(step, Step::MaskPath(_))) {
+            rootfs.open_null()?;
+        }
+        self.rootfs = Some(rootfs);
+        // Modes of nodes and directories are exact from here on; Identity sets the program's umask.
+        nix::sys::stat::umask(nix::sys::stat::Mode::empty());
+        Ok(())
+    }
+
+    fn console(&mut self, size: Option<crate::sys::fs::WinSize>, bind: bool) -> Result<(), Failure> {
+        let socket = self
+            .context
+            .console
+            .take()
+            .ok_or_else(|| Failure::other("open terminal", "", "no console socket to send it to"))?;
+        let fresh;
+        let root = match &self.rootfs {
+            Some(rootfs) => rootfs.root(),
+            None => {
+                fresh = program::current_root().during("open", || "/")?;
+                &fresh
+            }
+        };
+        let console = Console::open(root, size)?;
+        if bind {
+            console.bind(root)?;
+        }
+        console.attach(socket.as_fd())
+    }
+
+    fn runtime_hooks(&self) -> Result<(), Failure> {
+        self.context.channel.send(Kind::RuntimeHooks).during("tell the runtime", || "to run hooks")?;
+        self.context.channel.expect(Kind::HooksDone).during("wait for hooks", String::new).map(drop)
+    }
+
+    fn sysctl(&self, path: &Path, value: &str) -> Result<(), Failure> {
+        let file = Path::new("sys").join(path);
+        self.context.proc.write(&file, value.as_bytes()).during("write sysctl", || path.display().to_string())
+    }
+
+    fn apparmor(&self, profile: &str) -> Result<(), Failure> {
+        let attr = self.attr_dir()?;
+        apparmor::set_exec_profile(attr.as_fd(), profile)
+            .map_err(|e| Failure::other("apply apparmor profile", "", e.to_string()))
+    }
+
+    fn selinux(&self, label: &str) -> Result<(), Failure> {
+        let attr = self.attr_dir()?;
+        selinux::set_exec_label(attr.as_fd(), label)
+            .map_err(|e| Failure::other("set selinux label", "", e.to_string()))
+    }
+
+    fn attr_dir(&self) -> Result<OwnedFd, Failure> {
+        let flags = OFlag::O_PATH | OFlag::O_DIRECTORY;
+        self.context.proc.open(Path::new("self/attr"), flags).during("open", || "/proc/self/attr")
+    }
+
+    /// Loads the filter. The runtime compiled it meanwhile; it waits in the channel.
+    fn seccomp(&mut self) -> Result<(), Failure> {
+        let filter = match self.filter.take() {
+            Some(filter) => filter,
+            None => self.receive_filter()?,
+        };
+        crate::sys::seccomp::set_mode_filter(&filter.program, filter.flags)
+            .map(drop)
+            .during("load seccomp filter", String::new)
+    }
+
+    fn receive_filter(&self) -> Result<Filter, Failure> {
+        let bytes =
+            self.context.channel.expect(Kind::Filter).during("receive seccomp filter", String::new)?;
+        Filter::from_bytes(&bytes).ok_or_else(|| Failure::other("receive seccomp filter", "", "malformed"))
+    }
+
+    /// Waits to be started. From here on the container lives on without the runtime.
+    fn gate(&mut self) -> Result<(), Failure> {
+        // The filter is next in the channel: take it before the runtime is gone.
+        if self.context.plan.steps.iter().any(|step| matches!(step, Step::Seccomp)) && self.filter.is_none() {
+            let after_gate =
+                self.context.plan.steps.iter().rev().take_while(|step| !matches!(step, Step::Gate));
+            if after_gate.into_iter().any(|step| matches!(step, Step::Seccomp)) {
+                self.filter = Some(self.receive_filter()?);
+            }
+        }
+        match &self.context.gate {
+            Gate::Open => Ok(()),
+            Gate::Message => {
+                self.context.channel.expect(Kind::Start).during("wait to be started", String::new).map(drop)
+            }
+            Gate::Fifo(fifo) => {
+                prctl::set_pdeathsig(0).during("clear parent death signal", String::new)?;
+                self.context.channel.send(Kind::Ready).during("tell the runtime", || "that init is ready")?;
+                let writer =
+                    self.context.proc.reopen(fifo.as_fd(), OFlag::O_WRONLY).during("open", || "exec.fifo")?;
+                nix::unistd::write(&writer, b"0").during("write", || "exec.fifo")?;
+                self.started = Some(writer);
+                Ok(())
+            }
+        }
+    }
+
+    fn exec(&mut self) -> Failure {
+        // exec.fifo's start, or `run`, must not end the program when the runtime exits.
+        if let Err(failure) = prctl::set_pdeathsig(0).during("clear parent death signal", String::new) {
+            return failure;
+        }
+        let keep = self.context.preserve_fds.saturating_add(3);
+        if let Err(failure) =
+            close_range(keep, CloseRange::CloseOnExec).during("close descriptors", String::new)
+        {
+            return failure;
+        }
+        match &self.program {
+            Some(path) => program::exec(path, &self.context.plan.program, &self.env),
+            None => Failure::other("exec", "", "the program was not looked up"),
+        }
+    }
+}
+
+fn home_variable(home: &str) -> CString {
+    CString::new(format!("HOME={home}")).unwrap_or_else(|_| c"HOME=/".to_owned())
+}
+
+/// An empty signal mask, and SIGPIPE as it should be: Rust ignores it, and execve keeps that.
+fn reset_signals() -> nix::Result<()> {
+    use nix::sys::signal::{SigSet, SigmaskHow, Signal, sigprocmask};
+    sigprocmask(SigmaskHow::SIG_SETMASK, Some(&SigSet::empty()), None)?;
+    crate::sys::process::default_signal(Signal::SIGPIPE)
+}

@@ -1,0 +1,193 @@
+//! Device nodes and links below /dev, and the copy that `tmpcopyup` asks for.
+
+use std::fs::File;
+use std::io;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
+use std::path::Path;
+
+use nix::errno::Errno;
+use nix::fcntl::{AT_FDCWD, AtFlags, OFlag, openat, readlinkat};
+use nix::sys::stat::{FileStat, Mode, SFlag, fstat, fstatat, mkdirat, mknodat};
+use nix::unistd::{Gid, Uid, fchownat, symlinkat};
+
+use super::Rootfs;
+use crate::init::{Context, Failure};
+use crate::path::Create;
+use crate::plan::Device;
+use crate::sys::mount::{Reach, clone_tree, move_mount};
+
+impl Rootfs {
+    /// Makes a device node, below a descriptor of its directory: never by a path that the image could
+    /// bend (CVE-2026-41579). The caller has cleared the umask.
+    ///
+    /// # Errors
+    /// EPERM, ENOSPC; EEXIST when something other than this very device is there.
+    pub fn make_device(&self, device: &Device) -> Result<(), Failure> {
+        let path = || device.path.display().to_string();
+        if device.bind {
+            return self.bind_device(&device.path);
+        }
+        let (dir, name) = self.root().ensure_parent(&device.path).during("make device", path)?;
+        let kind = SFlag::from_bits_truncate(device.mode & libc::S_IFMT);
+        let mode = Mode::from_bits_truncate(device.mode & 0o7777);
+        match mknodat(&dir, Path::new(name), kind, mode, device.number) {
+            Ok(()) => {}
+            Err(Errno::EEXIST) => {
+                let stat = fstatat(&dir, Path::new(name), AtFlags::AT_SYMLINK_NOFOLLOW)
+                    .during("stat device", path)?;
+                if stat.st_mode & libc::S_IFMT != kind.bits() || stat.st_rdev != device.number {
+                    return Err(Failure::other("make device", path(), "something else is there"));
+                }
+            }
+            Err(e) => return Err(e).during("make device", path),
+        }
+        if device.uid != 0 || device.gid != 0 {
+            let (uid, gid) = (Uid::from_raw(device.uid), Gid::from_raw(device.gid));
+            fchownat(&dir, Path::new(name), Some(uid), Some(gid), AtFlags::AT_SYMLINK_NOFOLLOW)
+                .during("change owner of device", path)?;
+        }
+        Ok(())
+    }
+
+    /// In a user namespace mknod(2) is refused: the host's node is bound instead.
+    fn bind_device(&self, path: &Path) -> Result<(), Failure> {
+        let name = || path.display().to_string();
+        let host = crate::sys::cstring(path).during("bind device", name)?;
+        let tree = clone_tree(AT_FDCWD, &host, Reach::One).during("bind device", name)?;
+        let target = self.root().ensure(path, Create::File).during("bind device", name)?;
+        move_mount(tree.as_fd(), target.as_fd()).during("bind device", name)
+    }
+
+    /// Makes a symbolic link unless something is there; `ptmx` replaces what is there, since a node of
+    /// another devpts instance would open host terminals.
+    ///
+    /// # Errors
+    /// EPERM, ENOSPC, EROFS.
+    pub fn make_symlink(&self, path: &Path, target: &str, only_if_target: bool) -> Result<(), Failure> {
+        let name = || path.display().to_string();
+        if only_if_target && nix::unistd::access(target, nix::unistd::AccessFlags::F_OK).is_err() {
+            return Ok(());
+        }
+        let (dir, file) = self.root().ensure_parent(path).during("make link", name)?;
+        let file = Path::new(file);
+        match symlinkat(target, &dir, file) {
+            Ok(()) => Ok(()),
+            Err(Errno::EEXIST) if path == Path::new("/dev/ptmx") => {
+                if readlinkat(&dir, file).is_ok_and(|now| now == target) {
+                    return Ok(());
+                }
+                nix::unistd::unlinkat(&dir, file, nix::unistd::UnlinkatFlags::NoRemoveDir)
+                    .during("replace", name)?;
+                symlinkat(target, &dir, file).during("make link", name)
+            }
+            Err(Errno::EEXIST) => Ok(()),
+            Err(e) => Err(e).during("make link", name),
+        }
+    }
+}
+
+/// Copies what a directory holds into another one: files, directories, links, with mode and owner.
+///
+/// Works on descriptors and never follows links, since both sides are the image's.
+///
+/// # Errors
+/// The first that open, read, write or mknod gives.
+pub fn copy_tree(from: BorrowedFd<'_>, to: BorrowedFd<'_>) -> Result<(), Failure> {
+    copy_directory(from, to, 0).during("tmpcopyup", String::new)
+}
+
+/// Deeper trees than this are a trap, not an image.
+const MAX_DEPTH: usize = 128;
+
+fn copy_directory(from: BorrowedFd<'_>, to: BorrowedFd<'_>, depth: usize) -> io::Result<()> {
+    if depth > MAX_DEPTH {
+        return Err(io::Error::from_raw_os_error(libc::ELOOP));
+    }
+    let flags = OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
+    let mut listing = nix::dir::Dir::openat(from, ".", flags, Mode::empty())?;
+    for entry in listing.iter() {
+        let entry = entry?;
+        let name = entry.file_name();
+        if name == c"." || name == c".." {
+            continue;
+        }
+        let stat = fstatat(from, name, AtFlags::AT_SYMLINK_NOFOLLOW)?;
+        copy_entry(from, to, name, &stat, depth)?;
+        fchownat(
+            to,
+            name,
+            Some(Uid::from_raw(stat.st_uid)),
+            Some(Gid::from_raw(stat.st_gid)),
+            AtFlags::AT_SYMLINK_NOFOLLOW,
+        )?;
+    }
+    Ok(())
+}
+
+fn copy_entry(
+    from: BorrowedFd<'_>,
+    to: BorrowedFd<'_>,
+    name: &std::ffi::CStr,
+    stat: &FileStat,
+    depth: usize,
+) -> io::Result<()> {
+    let mode = Mode::from_bits_truncate(stat.st_mode & 0o7777);
+    let no_follow = OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
+    match stat.st_mode & libc::S_IFMT {
+        libc::S_IFDIR => {
+            mkdirat(to, name, mode)?;
+            let flags = no_follow | OFlag::O_DIRECTORY | OFlag::O_RDONLY;
+            let (below_from, below_to) =
+                (openat(from, name, flags, Mode::empty())?, openat(to, name, flags, Mode::empty())?);
+            copy_directory(below_from.as_fd(), below_to.as_fd(), depth + 1)
+        }
+        libc::S_IFREG => {
+            // O_NONBLOCK: what was a file a moment ago may be a FIFO now.
+            let source = openat(from, name, no_follow | OFlag::O_RDONLY | OFlag::O_NONBLOCK, Mode::empty())?;
+            if fstat(&source)?.st_mode & libc::S_IFMT != libc::S_IFREG {
+                return Err(io::Error::from_raw_os_error(libc::ELOOP));
+            }
+            let target =
+                openat(to, name, no_follow | OFlag::O_WRONLY | OFlag::O_CREAT | OFlag::O_EXCL, mode)?;
+            io::copy(&mut File::from(source), &mut File::from(target)).map(drop)
+        }
+        libc::S_IFLNK => Ok(symlinkat(readlinkat(from, name)?.as_os_str(), to, name)?),
+        kind => Ok(mknodat(to, name, SFlag::from_bits_truncate(kind), mode, stat.st_rdev)?),
+    }
+}
+
+/// Replaces standard descriptors that are the host's /dev/null by the container's, and gives the program
+/// those that are not its own (runc's reOpenDevNull and fixStdioPermissions).
+///
+/// # Errors
+/// EIO and the like; a refused chown is no error where the file system has no owners to change.
+pub fn settle_stdio(root: Option<&Rootfs>, uid: u32) -> Result<(), Failure> {
+    for number in 0..=2 {
+        let fd = crate::sys::fs::borrow(number);
+        let Ok(stat) = fstat(fd) else { continue };
+        if stat.st_mode & libc::S_IFMT == libc::S_IFCHR && stat.st_rdev == libc::makedev(1, 3) {
+            if let Some(rootfs) = root {
+                reopen_null(rootfs, number)?;
+            }
+        } else if stat.st_uid != uid {
+            match nix::unistd::fchown(fd, Some(Uid::from_raw(uid)), None) {
+                // EINVAL: an id without a mapping. EPERM: a file of another user namespace. EROFS: as it says.
+                Ok(()) | Err(Errno::EINVAL | Errno::EPERM | Errno::EROFS) => {}
+                Err(e) => return Err(e).during("change owner of stdio", || number.to_string()),
+            }
+        }
+    }
+    Ok(())
+}
+
+fn reopen_null(rootfs: &Rootfs, number: i32) -> Result<(), Failure> {
+    let path = Path::new("/dev/null");
+    // A container without /dev/null keeps the host's.
+    let Ok(null) = rootfs.root().open(path, OFlag::O_RDWR) else { return Ok(()) };
+    let stat = fstat(&null).during("stat", || "/dev/null")?;
+    if stat.st_mode & libc::S_IFMT != libc::S_IFCHR || stat.st_rdev != libc::makedev(1, 3) {
+        return Ok(());
+    }
+    debug_assert_ne!(null.as_raw_fd(), number);
+    crate::sys::fs::dup_onto(null.as_fd(), number).during("reopen", || "/dev/null")
+}
