@@ -203,14 +203,25 @@ impl Dir {
         if u64::from(links) == LINKS_WITHOUT_CHILDREN {
             return Ok(Vec::new());
         }
+        let mut names = self.list(Type::Directory)?;
+        names.retain(|name| name != "." && name != "..");
+        Ok(names)
+    }
+
+    /// Names of the control files.
+    pub(super) fn files(&self) -> Result<Vec<String>, Error> {
+        Ok(self.list(Type::File)?.into_iter().filter_map(|name| name.into_string().ok()).collect())
+    }
+
+    fn list(&self, kind: Type) -> Result<Vec<OsString>, Error> {
+        let list_error = |errno| Error::Io { action: "list", path: self.path.clone(), errno };
         let flags = OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
         let mut dir = nix::dir::Dir::openat(&self.fd, ".", flags, Mode::empty()).map_err(list_error)?;
         let mut names = Vec::new();
         for entry in dir.iter() {
             let entry = entry.map_err(list_error)?;
-            let name = OsStr::from_bytes(entry.file_name().to_bytes());
-            if entry.file_type() == Some(Type::Directory) && name != "." && name != ".." {
-                names.push(name.to_owned());
+            if entry.file_type() == Some(kind) {
+                names.push(OsStr::from_bytes(entry.file_name().to_bytes()).to_owned());
             }
         }
         Ok(names)

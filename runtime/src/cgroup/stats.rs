@@ -4,6 +4,9 @@
 //! shim copies them one by one. A missing file gives the default (0 or empty): which controllers exist
 //! depends on the host. `max` in a limit file is `u64::MAX`.
 
+use super::dir::{Dir, parse_u64};
+use super::error::Error;
+
 /// Statistics of a cgroup.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Stats {
@@ -291,5 +294,82 @@ pub mod v2 {
         pub max: u64,
         pub pagesize: String,
         pub failcnt: u64,
+    }
+}
+
+/// Reads control files of one cgroup into one buffer.
+pub(super) struct Files<'d> {
+    dir: &'d Dir,
+    buffer: Vec<u8>,
+}
+
+impl<'d> Files<'d> {
+    pub(super) fn new(dir: &'d Dir) -> Files<'d> {
+        Files { dir, buffer: Vec::new() }
+    }
+
+    /// The text of a file that every cgroup has.
+    pub(super) fn required(&mut self, file: &str) -> Result<&str, Error> {
+        self.dir.read_into(file, &mut self.buffer)?;
+        Ok(std::str::from_utf8(&self.buffer).unwrap_or_default())
+    }
+
+    /// The text of a file, None when it is missing or unreadable: which ones exist depends on the kernel.
+    pub(super) fn text(&mut self, file: &str) -> Option<&str> {
+        self.required(file).ok()
+    }
+
+    /// The number in a file, `u64::MAX` for `max`.
+    pub(super) fn number(&mut self, file: &str) -> Option<u64> {
+        parse_u64(self.text(file)?)
+    }
+}
+
+/// rdma.current and rdma.max: `mlx4_0 hca_handle=2 hca_object=max`.
+pub(super) fn rdma(files: &mut Files<'_>) -> Option<Rdma> {
+    let current = rdma_entries(files.text("rdma.current")?);
+    let limit = rdma_entries(files.text("rdma.max").unwrap_or_default());
+    Some(Rdma { current, limit })
+}
+
+fn rdma_entries(text: &str) -> Vec<RdmaEntry> {
+    let number = |value: &str| if value == "max" { u32::MAX } else { value.parse().unwrap_or_default() };
+    let entry = |line: &str| {
+        let mut fields = line.split_ascii_whitespace();
+        let mut entry = RdmaEntry { device: fields.next()?.to_owned(), ..RdmaEntry::default() };
+        for (key, value) in fields.filter_map(|field| field.split_once('=')) {
+            match key {
+                "hca_handle" => entry.hca_handles = number(value),
+                "hca_object" => entry.hca_objects = number(value),
+                _ => {}
+            }
+        }
+        Some(entry)
+    };
+    text.lines().filter_map(entry).collect()
+}
+
+/// Page sizes that the hugetlb controller counts, from its files `hugetlb.<size><suffix>`.
+pub(super) fn hugepage_sizes(dir: &Dir, suffix: &str) -> Result<Vec<String>, Error> {
+    let names = dir.files()?;
+    let size = |name: &String| {
+        let size = name.strip_prefix("hugetlb.")?.strip_suffix(suffix)?;
+        (!size.contains('.')).then(|| size.to_owned())
+    };
+    let mut sizes: Vec<String> = names.iter().filter_map(size).collect();
+    sizes.sort();
+    Ok(sizes)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn rdma_lines() {
+        let all = rdma_entries("mlx4_0 hca_handle=2 hca_object=max\nocrdma1 hca_handle=3\n");
+        let expected = [("mlx4_0", 2, u32::MAX), ("ocrdma1", 3, 0)];
+        let got: Vec<_> = all.iter().map(|e| (e.device.as_str(), e.hca_handles, e.hca_objects)).collect();
+        assert_eq!(got, expected);
     }
 }
