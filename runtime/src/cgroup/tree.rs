@@ -9,6 +9,7 @@ use nix::errno::Errno;
 
 use super::dir::Dir;
 use super::error::Error;
+use super::layout::read_proc;
 
 /// Calls `visit` for `top` and every cgroup below it, parents first. A cgroup that vanishes meanwhile is skipped.
 pub(super) fn walk(top: &Dir, visit: &mut dyn FnMut(&Dir) -> Result<(), Error>) -> Result<(), Error> {
@@ -64,17 +65,31 @@ fn descend(
 pub(super) fn pids(top: &Dir) -> Result<Vec<i32>, Error> {
     let mut pids = Vec::new();
     let mut buffer = Vec::new();
+    let mut threaded = false;
     walk(top, &mut |dir| {
         match dir.read_into("cgroup.procs", &mut buffer) {
-            Ok(()) => {}
-            // A threaded cgroup: its processes are listed in the domain above.
-            Err(e) if e.errno() == Some(Errno::EOPNOTSUPP) => return Ok(()),
+            Ok(()) => pids.extend(buffer.split(|b| *b == b'\n').filter_map(parse_pid)),
+            // A threaded cgroup (v2) lists only threads.
+            Err(e) if e.errno() == Some(Errno::EOPNOTSUPP) => {
+                dir.read_into("cgroup.threads", &mut buffer)?;
+                pids.extend(buffer.split(|b| *b == b'\n').filter_map(parse_pid).filter_map(process_of));
+                threaded = true;
+            }
             Err(e) => return Err(e),
         }
-        pids.extend(buffer.split(|b| *b == b'\n').filter_map(parse_pid));
         Ok(())
     })?;
+    if threaded {
+        pids.sort_unstable();
+        pids.dedup();
+    }
     Ok(pids)
+}
+
+/// The process that a thread belongs to; None when it has ended.
+fn process_of(thread: i32) -> Option<i32> {
+    let status = read_proc(&format!("/proc/{thread}/status")).ok()?;
+    status.lines().find_map(|line| line.strip_prefix("Tgid:"))?.trim().parse().ok()
 }
 
 /// One line of cgroup.procs. A process outside of our pid namespace is shown as 0 and can't be signalled.
