@@ -13,5 +13,6 @@ pub mod plan;
 pub mod rootfs;
 pub mod seccomp;
 pub mod security;
+pub mod selfexe;
 pub mod spec;
 pub mod sys;

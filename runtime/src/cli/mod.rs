@@ -87,6 +87,9 @@ static COMMANDS: [&Command; 13] = [
 /// Commands of runc's that davit does not have yet: an error says so, nothing is ignored.
 const NOT_YET: [&str; 4] = ["checkpoint", "events", "restore", "update"];
 
+/// Commands that run code in a container while it could look at this process.
+const ENTERING: [&str; 3] = ["create", "exec", "run"];
+
 /// Exit code for a word that is no command, as urfave/cli gives it to runc.
 const NO_SUCH_COMMAND: i32 = 3;
 
@@ -95,8 +98,14 @@ pub fn main() -> ! {
     let argv: Vec<OsString> = std::env::args_os().skip(1).collect();
     let scan = args::scan(&argv);
 
-    // Nothing was opened or parsed so far: this is the place for whatever must come first for the
-    // commands that enter a container (create, run, exec), which `scan.command` tells.
+    // Commands that enter a container first make sure that it can't reach this binary's file. The others
+    // don't pay for that.
+    let enters = scan.command.is_some_and(|word| ENTERING.iter().any(|command| word == *command));
+    if enters {
+        if let Err(error) = crate::selfexe::reexec() {
+            exit_now(fail(&format!("unable to protect the runtime's binary: {error}"), 1));
+        }
+    }
 
     let code = dispatch(&scan);
     // No destructors: the kernel frees everything at once.

@@ -317,3 +317,16 @@ pub fn default_signal(signal: nix::sys::signal::Signal) -> nix::Result<()> {
     // SAFETY: SIG_DFL installs no handler.
     unsafe { sigaction(signal, &default) }.map(drop)
 }
+
+/// Whether this program was executed by a descriptor (execveat(2) with AT_EMPTY_PATH), as its auxiliary
+/// vector says: the kernel names it `/dev/fd/<n>` then.
+#[must_use]
+pub fn executed_by_descriptor() -> bool {
+    // SAFETY: AT_EXECFN is a pointer to a C string that lives as long as the process, or 0.
+    let name = unsafe { libc::getauxval(libc::AT_EXECFN) } as *const libc::c_char;
+    if name.is_null() {
+        return false;
+    }
+    // SAFETY: not null, so the C string that the kernel put above the stack.
+    unsafe { CStr::from_ptr(name) }.to_bytes().starts_with(b"/dev/fd/")
+}

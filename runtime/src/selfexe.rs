@@ -1,0 +1,126 @@
+//! Keeping the runtime's own binary out of a container's reach (rule 8, CVE-2019-5736).
+//!
+//! Until execve a container's init runs the runtime's binary, so `/proc/<pid>/exe`, or an image whose entry
+//! point is `#!/proc/self/exe`, leads a container with root's uid to the file on the host, and a write to it
+//! would be executed by the host next time. So whatever enters a container runs from a copy of the
+//! binary's mount that is read-only and attached nowhere: the file can't be opened for writing through it,
+//! and nobody can make it writable again.
+
+use std::ffi::{CStr, CString};
+use std::io;
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
+
+use nix::fcntl::{FcntlArg, OFlag, SealFlag, fcntl, open};
+use nix::sys::stat::Mode;
+use nix::sys::statvfs::{FsFlags, fstatvfs};
+
+use crate::sys::mount::{MountAttr, Reach, clone_tree, mount_setattr};
+use crate::sys::process::{exec_fd, executed_by_descriptor};
+
+const SELF: &str = "/proc/self/exe";
+
+/// Executes this program again from [`protected`], with the same arguments and environment. Returns at
+/// once when it runs from there already.
+///
+/// # Errors
+/// When neither a read-only mount nor a sealed copy can be made: the caller must not go on to enter a
+/// container then.
+pub fn reexec() -> io::Result<()> {
+    if is_protected()? {
+        // Kernels before 6.14 name a program executed by descriptor after the descriptor's number.
+        return crate::sys::prctl::set_name(c"davit");
+    }
+    let exe = protected()?;
+    let cstring = |bytes: &[u8]| CString::new(bytes).map_err(|_| io::Error::from_raw_os_error(libc::EINVAL));
+    let args: Vec<CString> =
+        std::env::args_os().map(|arg| cstring(arg.as_bytes())).collect::<Result<_, _>>()?;
+    let env: Vec<CString> = std::env::vars_os()
+        .map(|(name, value)| cstring(&[name.as_bytes(), b"=", value.as_bytes()].concat()))
+        .collect::<Result<_, _>>()?;
+    let (args, env): (Vec<&CStr>, Vec<&CStr>) =
+        (args.iter().map(CString::as_c_str).collect(), env.iter().map(CString::as_c_str).collect());
+    Err(exec_fd(exe.as_fd(), &args, &env))
+}
+
+/// A descriptor to execute this program by, through which its file can't be written.
+///
+/// A read-only clone of the binary's mount (kernel 5.12); a sealed copy in memory where the kernel has
+/// no mount_setattr(2) (ENOSYS), or the caller may not mount (EPERM) or not this mount (EINVAL).
+///
+/// # Errors
+/// Those of memfd_create(2) and of reading the binary.
+pub fn protected() -> io::Result<OwnedFd> {
+    let exe = open(SELF, OFlag::O_PATH | OFlag::O_CLOEXEC, Mode::empty())?;
+    let clone = || -> io::Result<OwnedFd> {
+        let tree = clone_tree(exe.as_fd(), c"", Reach::One)?;
+        let readonly = MountAttr { set: crate::plan::attr::RDONLY, ..MountAttr::default() };
+        mount_setattr(tree.as_fd(), &readonly, Reach::One)?;
+        Ok(tree)
+    };
+    match clone() {
+        Err(e) if matches!(e.raw_os_error(), Some(libc::ENOSYS | libc::EPERM | libc::EINVAL)) => {
+            sealed_copy()
+        }
+        other => other,
+    }
+}
+
+/// Whether this process runs from [`protected`].
+fn is_protected() -> io::Result<bool> {
+    // Cheap for the first run; can't be claimed by a file's name or the environment alone.
+    if !executed_by_descriptor() {
+        return Ok(false);
+    }
+    let exe = open(SELF, OFlag::O_RDONLY | OFlag::O_CLOEXEC, Mode::empty())?;
+    if fstatvfs(&exe)?.flags().contains(FsFlags::ST_RDONLY) {
+        return Ok(true);
+    }
+    let seals = fcntl(&exe, FcntlArg::F_GET_SEALS).unwrap_or(0);
+    Ok(SealFlag::from_bits_truncate(seals).contains(SealFlag::F_SEAL_WRITE))
+}
+
+fn sealed_copy() -> io::Result<OwnedFd> {
+    use nix::sys::memfd::{MFdFlags, memfd_create};
+    let flags = MFdFlags::MFD_CLOEXEC | MFdFlags::MFD_ALLOW_SEALING;
+    let mut copy = std::fs::File::from(memfd_create(c"davit", flags)?);
+    io::copy(&mut std::fs::File::open(SELF)?, &mut copy)?;
+    let seals =
+        SealFlag::F_SEAL_SEAL | SealFlag::F_SEAL_SHRINK | SealFlag::F_SEAL_GROW | SealFlag::F_SEAL_WRITE;
+    fcntl(&copy, FcntlArg::F_ADD_SEALS(seals))?;
+    Ok(copy.into())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::io::Read;
+
+    #[test]
+    fn a_protected_binary_can_not_be_opened_for_writing() {
+        if !nix::unistd::geteuid().is_root() {
+            eprintln!(
+                "SKIPPED a_protected_binary_can_not_be_opened_for_writing: needs root to clone a mount"
+            );
+            return;
+        }
+        use std::os::fd::AsRawFd;
+        let clone = protected().unwrap();
+        assert!(fstatvfs(&clone).unwrap().flags().contains(FsFlags::ST_RDONLY));
+        for (fd, refusals) in
+            [(clone, [libc::EROFS, libc::ETXTBSY]), (sealed_copy().unwrap(), [libc::EPERM; 2])]
+        {
+            let path = format!("/proc/self/fd/{}", fd.as_raw_fd());
+            let written = std::fs::OpenOptions::new()
+                .write(true)
+                .open(&path)
+                .and_then(|file| nix::unistd::write(&file, b"x").map_err(Into::into));
+            // A memfd opens, and refuses the write; this very program is busy as well.
+            let errno = written.unwrap_err().raw_os_error().unwrap();
+            assert!(refusals.contains(&errno), "{errno}");
+            let mut magic = [0; 4];
+            std::fs::File::open(&path).unwrap().read_exact(&mut magic).unwrap();
+            assert_eq!(&magic, b"\x7fELF");
+        }
+    }
+}
