@@ -3,7 +3,6 @@
 //! Control files are single validated names opened with openat2 RESOLVE_BENEATH, so neither a link nor a name
 //! from config.json (`unified`, page sizes) leads out of the cgroup.
 
-use std::borrow::Cow;
 use std::ffi::{OsStr, OsString};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
@@ -15,7 +14,7 @@ use nix::errno::Errno;
 use nix::fcntl::{AT_FDCWD, AtFlags, OFlag, OpenHow, ResolveFlag, openat, openat2};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::stat::{Mode, fstat, mkdirat};
-use nix::unistd::{AccessFlags, UnlinkatFlags, faccessat, read, unlinkat, write};
+use nix::unistd::{AccessFlags, Uid, UnlinkatFlags, faccessat, fchownat, read, unlinkat, write};
 
 use super::error::Error;
 
@@ -72,15 +71,7 @@ fn component<'n>(what: &'static str, name: &'n OsStr) -> Result<&'n OsStr, Error
 impl Dir {
     /// Opens a cgroup by its absolute, normalised path; a symbolic link anywhere in it is an error.
     pub(super) fn open(path: &Path) -> Result<Dir, Error> {
-        let flags = OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
-        let how = OpenHow::new()
-            .flags(flags)
-            .resolve(ResolveFlag::RESOLVE_NO_SYMLINKS | ResolveFlag::RESOLVE_NO_MAGICLINKS);
-        let fd = match retry(|| openat2(AT_FDCWD, path, how)) {
-            // Before kernel 5.6: only the last component is checked, the others are the host's own.
-            Err(Errno::ENOSYS) => retry(|| openat(AT_FDCWD, path, flags | OFlag::O_NOFOLLOW, Mode::empty())),
-            result => result,
-        };
+        let fd = open_path(path, OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC);
         let fd = fd.map_err(|errno| Error::Io { action: "open", path: path.to_owned(), errno })?;
         Ok(Dir { fd, path: path.to_owned() })
     }
@@ -166,14 +157,18 @@ impl Dir {
         read_all(fd.as_fd(), buffer).map_err(|errno| self.read_error(file, errno))
     }
 
+    /// Reads a control file that the kernel shows as one record (all but cgroup.procs and its like) into `buffer`,
+    /// which is cleared first. One read(2) gets all of it.
+    pub(super) fn read_record(&self, file: &str, buffer: &mut Vec<u8>) -> Result<(), Error> {
+        let fd = self.open_file(file, OFlag::O_RDONLY)?;
+        read_record(fd.as_fd(), buffer).map_err(|errno| self.read_error(file, errno))
+    }
+
     /// Reads a small control file.
     pub(super) fn read(&self, file: &str) -> Result<String, Error> {
         let mut buffer = Vec::new();
-        self.read_into(file, &mut buffer)?;
-        Ok(match String::from_utf8_lossy(&buffer) {
-            Cow::Borrowed(text) => text.trim_end().to_owned(),
-            Cow::Owned(text) => text.trim_end().to_owned(),
-        })
+        self.read_record(file, &mut buffer)?;
+        Ok(String::from_utf8_lossy(&buffer).trim_end().to_owned())
     }
 
     /// Reads a control file that holds one number; `max` is `u64::MAX`, a negative number 0.
@@ -227,6 +222,19 @@ impl Dir {
         Ok(names)
     }
 
+    /// Gives a control file, or with `""` the directory itself, to a user; the group stays.
+    pub(super) fn chown(&self, file: &str, uid: u32) -> Result<(), Error> {
+        if !file.is_empty() {
+            component("cgroup file", OsStr::new(file))?;
+        }
+        let flags = AtFlags::AT_EMPTY_PATH | AtFlags::AT_SYMLINK_NOFOLLOW;
+        fchownat(&self.fd, file, Some(Uid::from_raw(uid)), None, flags).map_err(|errno| Error::Io {
+            action: "chown",
+            path: self.path.join(file),
+            errno,
+        })
+    }
+
     /// Removes a direct sub-cgroup that has neither processes nor sub-cgroups.
     pub(super) fn remove_child(&self, name: &OsStr) -> Result<(), Errno> {
         retry(|| unlinkat(&self.fd, name, UnlinkatFlags::RemoveDir))
@@ -239,8 +247,47 @@ impl AsFd for Dir {
     }
 }
 
+/// Reads a control file of a cgroup that is not open.
+pub(super) fn read_in(dir: &Path, file: &str) -> Result<String, Error> {
+    let path = dir.join(component("cgroup file", OsStr::new(file))?);
+    let flags = OFlag::O_RDONLY | OFlag::O_CLOEXEC;
+    let error = |errno| Error::Read { file: file.to_owned(), dir: dir.to_owned(), errno };
+    let fd = open_path(&path, flags).map_err(error)?;
+    let mut buffer = Vec::new();
+    read_record(fd.as_fd(), &mut buffer).map_err(error)?;
+    Ok(String::from_utf8_lossy(&buffer).trim_end().to_owned())
+}
+
+/// Opens an absolute, normalised path without following a symbolic link anywhere in it.
+fn open_path(path: &Path, flags: OFlag) -> nix::Result<OwnedFd> {
+    let how = OpenHow::new()
+        .flags(flags)
+        .resolve(ResolveFlag::RESOLVE_NO_SYMLINKS | ResolveFlag::RESOLVE_NO_MAGICLINKS);
+    match retry(|| openat2(AT_FDCWD, path, how)) {
+        // Before kernel 5.6: only the last component is checked, the others are the host's own.
+        Err(Errno::ENOSYS) => retry(|| openat(AT_FDCWD, path, flags | OFlag::O_NOFOLLOW, Mode::empty())),
+        result => result,
+    }
+}
+
+/// Reads one record: a read that does not fill the buffer got all.
+fn read_record(fd: BorrowedFd<'_>, buffer: &mut Vec<u8>) -> Result<(), Errno> {
+    const SIZE: usize = 8192;
+    buffer.clear();
+    buffer.resize(SIZE, 0);
+    let got = retry(|| read(fd, buffer.as_mut_slice()))?;
+    buffer.truncate(got);
+    if got < SIZE {
+        return Ok(());
+    }
+    let mut rest = Vec::new();
+    read_all(fd, &mut rest)?;
+    buffer.append(&mut rest);
+    Ok(())
+}
+
 /// Reads to the end of the file.
-pub(super) fn read_all(fd: BorrowedFd<'_>, buffer: &mut Vec<u8>) -> Result<(), Errno> {
+fn read_all(fd: BorrowedFd<'_>, buffer: &mut Vec<u8>) -> Result<(), Errno> {
     const CHUNK: usize = 4096;
     buffer.clear();
     loop {

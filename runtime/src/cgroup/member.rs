@@ -9,7 +9,7 @@ use nix::errno::Errno;
 
 use super::dir::{self, Dir, Made};
 use super::error::Error;
-use super::layout::{Hierarchy, Layout, Version, parse_proc_cgroup, read_proc};
+use super::layout::{self, Hierarchy, Layout, Version, parse_proc_cgroup, read_proc};
 use super::{OnDenied, tree, v1, v2};
 
 /// The v1 controllers and the named hierarchy that runc joins, by which it keys `cgroup_paths`.
@@ -89,11 +89,6 @@ impl Member {
         self.made.get() == Some(&Made::New)
     }
 
-    /// The directory if it is open already.
-    pub(super) fn opened(&self) -> Option<&Dir> {
-        self.dir.get()?.as_ref()
-    }
-
     /// The directory.
     pub(super) fn dir(&self) -> Result<&Dir, Error> {
         let missing = || Error::Io { action: "open", path: self.path.clone(), errno: Errno::ENOENT };
@@ -159,12 +154,13 @@ impl Member {
         if fresh == Made::Existing {
             refuse_used(dir, self)?;
         }
+        let Some(mountpoint) = self.mountpoint() else { return Ok(()) };
         match self.version {
             // Hybrid: controllers on the unified tree are enabled when a limit needs them.
-            Version::V2 if self.mountpoint() == Some(Path::new(super::layout::ROOT)) => {
-                v2::enable_all(&self.path, self.mountpoint())
+            Version::V2 if mountpoint == Path::new(layout::ROOT) => v2::enable_all(dir, mountpoint),
+            Version::V1 if self.has_key("cpuset") && fresh == Made::New => {
+                v1::inherit_cpuset(dir, mountpoint)
             }
-            Version::V1 if self.has_key("cpuset") => v1::inherit_cpuset(dir, self.mountpoint()),
             _ => Ok(()),
         }
     }

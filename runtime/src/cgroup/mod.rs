@@ -25,6 +25,7 @@ mod v2;
 use std::collections::BTreeMap;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::path::{Path, PathBuf};
+use std::sync::OnceLock;
 
 use oci_spec::runtime::LinuxResources;
 
@@ -33,7 +34,6 @@ pub use layout::{Hierarchy, Layout, Mode, Version};
 pub use oom::OomWatch;
 pub use stats::Stats;
 
-use dir::Dir;
 use member::Member;
 use path::Place;
 
@@ -56,6 +56,8 @@ pub struct Cgroup {
     rootless: OnDenied,
     /// `Fail` also when config.json names a path.
     denied: OnDenied,
+    /// Set when [`Cgroup::create`] failed: what is there then belongs to someone else.
+    not_ours: OnceLock<()>,
 }
 
 impl Cgroup {
@@ -88,7 +90,7 @@ impl Cgroup {
         // runc: an explicit path means that the caller counts on it.
         let rootless = denied;
         let denied = if named { OnDenied::Fail } else { denied };
-        Ok(Cgroup { members, mode: layout.mode(), rootless, denied })
+        Ok(Cgroup { members, mode: layout.mode(), rootless, denied, not_ours: OnceLock::new() })
     }
 
     /// The cgroup of an existing container from `cgroup_paths` of its state.json, davit's or runc's.
@@ -115,7 +117,8 @@ impl Cgroup {
             let version = if keys.iter().any(String::is_empty) { Version::V2 } else { Version::V1 };
             members.push(Member::new(keys, version, dir.clone(), None));
         }
-        Ok(Cgroup { members, mode, rootless: OnDenied::Fail, denied: OnDenied::Fail })
+        let (rootless, denied) = (OnDenied::Fail, OnDenied::Fail);
+        Ok(Cgroup { members, mode, rootless, denied, not_ours: OnceLock::new() })
     }
 
     /// Makes the directories. On v2 the controllers that the kernel offers are enabled on the way down (so that
@@ -129,6 +132,7 @@ impl Cgroup {
         let mut made = Vec::new();
         let result = self.members.iter().try_for_each(|member| member.create(self.denied, &mut made));
         if result.is_err() {
+            self.not_ours.get_or_init(|| ());
             for path in made.iter().rev() {
                 // The first error is the one to report.
                 let _ = dir::rmdir(path);
@@ -138,11 +142,11 @@ impl Cgroup {
     }
 
     /// Pure v2: the directory to start the container's process in (CLONE_INTO_CGROUP, kernel 5.7). None
-    /// before [`Cgroup::create`], on v1 and hybrid.
+    /// where there is none, on v1 and hybrid.
     #[must_use]
     pub fn clone_target(&self) -> Option<BorrowedFd<'_>> {
-        let pure = self.mode == Mode::V2;
-        self.members.first().filter(|_| pure).and_then(Member::opened).map(Dir::as_fd)
+        let member = self.members.first().filter(|_| self.mode == Mode::V2)?;
+        member.dir().ok().map(AsFd::as_fd)
     }
 
     /// Moves a process (all its threads) in by writing `cgroup.procs` in every hierarchy, and checks in
@@ -245,11 +249,15 @@ impl Cgroup {
     }
 
     /// Removes it with its sub-cgroups in every hierarchy, waiting a few seconds for killed processes to be
-    /// gone. One that is not there is fine.
+    /// gone. One that is not there is fine. After a failed [`Cgroup::create`] this does nothing: that has
+    /// cleaned up, and what it refused to take over is someone else's.
     ///
     /// # Errors
     /// [`Error::Survivors`] with the pids that are still there, [`Error::Io`].
     pub fn remove(&self) -> Result<(), Error> {
+        if self.not_ours.get().is_some() {
+            return Ok(());
+        }
         remove::remove(self)
     }
 
@@ -316,9 +324,23 @@ impl Cgroup {
         Ok(self.with(members))
     }
 
+    /// v2: gives the cgroup to a user of the container, who may then make sub-cgroups: the directory and
+    /// the files that the kernel lists in /sys/kernel/cgroup/delegate (4.15; without the list, the three that
+    /// are always in it). As runc does for a container with a cgroup namespace and a writable cgroup mount.
+    ///
+    /// # Errors
+    /// [`Error::Io`] for chown.
+    pub fn delegate(&self, uid: u32) -> Result<(), Error> {
+        match self.v2().filter(|member| self.mode == Mode::V2 && !member.is_denied()) {
+            Some(member) => v2::delegate(member.dir()?, uid),
+            None => Ok(()),
+        }
+    }
+
     /// The same container with other directories.
     fn with(&self, members: Vec<Member>) -> Cgroup {
-        Cgroup { members, mode: self.mode, rootless: self.rootless, denied: self.denied }
+        let (rootless, denied) = (self.rootless, self.denied);
+        Cgroup { members, mode: self.mode, rootless, denied, not_ours: OnceLock::new() }
     }
 
     /// The directory of a v1 controller.

@@ -1,11 +1,13 @@
 //! `linux.resources` to control files: finds for each controller the hierarchy that has it, and writes only what
 //! is set. On hybrid a controller can be on the v2 tree; it is enabled there when a limit needs it.
 
+use std::path::Path;
+
 use oci_spec::runtime::{LinuxResources, LinuxThrottleDevice};
 
 use super::dir::{Dir, Made};
 use super::error::Error;
-use super::layout::{Mode, Version};
+use super::layout::{self, Mode, Version};
 use super::{Cgroup, v1, v2};
 
 /// The directory of a controller and which kind it is.
@@ -31,7 +33,10 @@ pub(super) fn apply(cgroup: &Cgroup, resources: &LinuxResources) -> Result<(), E
         return Ok(());
     };
     match (cgroup.mode, cgroup.v2().filter(|member| !member.is_denied())) {
-        (Mode::V2, Some(member)) => v2::resources::unified(member.dir()?, unified),
+        (Mode::V2, Some(member)) => {
+            let mountpoint = member.mountpoint().unwrap_or(Path::new(layout::ROOT));
+            v2::resources::unified(member.dir()?, mountpoint, unified)
+        }
         (Mode::V2, None) => Err(Error::NoController("unified")),
         _ => Err(Error::UnifiedOnV1),
     }
@@ -47,14 +52,35 @@ fn at<'c>(cgroup: &'c Cgroup, controller: &'static str) -> Result<At<'c>, Error>
         return Err(Error::NoController(controller));
     }
     let dir = member.dir()?;
-    if member.version() == Version::V2 && cgroup.mode == Mode::Hybrid {
-        v2::enable_one(dir, member.mountpoint(), controller).map_err(|_| Error::NoController(controller))?;
+    if member.version() == Version::V2 {
+        enable(cgroup, dir, member.mountpoint(), controller)?;
     }
     Ok(At {
         version: member.version(),
         dir,
         made: if member.is_fresh() { Made::New } else { Made::Existing },
     })
+}
+
+/// A controller that [`super::Cgroup::create`] does not enable: the unusual ones, and all of hybrid's.
+fn enable(
+    cgroup: &Cgroup,
+    dir: &Dir,
+    mountpoint: Option<&Path>,
+    controller: &'static str,
+) -> Result<(), Error> {
+    let (root, usual) = match cgroup.mode {
+        Mode::V2 => (layout::ROOT, v2::USUAL.contains(&controller)),
+        Mode::V1 | Mode::Hybrid => (layout::UNIFIED, false),
+    };
+    if usual {
+        return Ok(());
+    }
+    match v2::enable_one(dir, mountpoint.unwrap_or(Path::new(root)), controller) {
+        // The write to the missing file gives the error that names the field.
+        Err(_) if cgroup.mode == Mode::V2 => Ok(()),
+        result => result.map_err(|_| Error::NoController(controller)),
+    }
 }
 
 fn cpuset(cgroup: &Cgroup, resources: &LinuxResources) -> Result<(), Error> {

@@ -310,7 +310,7 @@ impl<'d> Files<'d> {
 
     /// The text of a file that every cgroup has.
     pub(super) fn required(&mut self, file: &str) -> Result<&str, Error> {
-        self.dir.read_into(file, &mut self.buffer)?;
+        self.dir.read_record(file, &mut self.buffer)?;
         Ok(std::str::from_utf8(&self.buffer).unwrap_or_default())
     }
 

@@ -54,7 +54,11 @@ fn an_existing_cgroup_must_be_empty_and_thawed() {
     fs::write(sub.join("cgroup.procs"), shell.pid().to_string()).unwrap();
     let error = scratch.again().create().unwrap_err();
     assert_eq!(error.to_string(), "container's cgroup is not empty: 1 process(es) found");
-    assert!(scratch.exists(), "a cgroup that was there before stays");
+    // Nothing of it is removed by the one that was refused.
+    let refused = scratch.again();
+    assert!(refused.create().is_err());
+    refused.remove().unwrap();
+    assert!(sub.exists());
 }
 
 #[test]

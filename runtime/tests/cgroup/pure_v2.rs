@@ -249,6 +249,21 @@ fn below_a_threaded_cgroup() {
 }
 
 #[test]
+fn delegated_to_a_user() {
+    in_pure_v2(|| {
+        let scratch = Scratch::created();
+        scratch.delegate(4711).unwrap();
+        let owner = |file: &str| {
+            std::os::unix::fs::MetadataExt::uid(&fs::metadata(scratch.dir("").join(file)).unwrap())
+        };
+        for file in ["", "cgroup.procs", "cgroup.threads", "cgroup.subtree_control"] {
+            assert_eq!(owner(file), 4711, "{file}");
+        }
+        assert_eq!(owner("cgroup.freeze"), 0, "limits and the freezer stay with the host");
+    });
+}
+
+#[test]
 fn statistics() {
     in_pure_v2(|| {
         let scratch = Scratch::created();

@@ -7,58 +7,55 @@ use std::path::Path;
 
 use nix::errno::Errno;
 
-use super::dir::Dir;
+use super::dir::{self, Dir};
 use super::error::Error;
-use super::layout;
+
+/// The controllers that containers are expected to have. The others are enabled when a limit needs them.
+pub(super) const USUAL: [&str; 5] = ["cpu", "cpuset", "io", "memory", "pids"];
 
 /// Enables for a cgroup every controller that the root of the mount has, as runc does.
 ///
-/// Where the parent has them already (every container after the first) this is two reads. A controller that
+/// Where the parent has them already (every container after the first) this reads one file. A controller that
 /// can't be enabled is left out without an error: only a limit that needs it turns that into one.
-pub(super) fn enable_all(cgroup: &Path, mountpoint: Option<&Path>) -> Result<(), Error> {
-    let (Some(mountpoint), Some(parent)) = (mountpoint, cgroup.parent()) else { return Ok(()) };
-    let root = Dir::open(mountpoint)?;
-    let available = root.read("cgroup.controllers")?;
-    let wanted: Vec<&str> = available.split_ascii_whitespace().collect();
-    let enabled = if parent == mountpoint {
-        root.read("cgroup.subtree_control")?
-    } else {
-        Dir::open(parent)?.read("cgroup.subtree_control")?
-    };
-    if missing(&wanted, &enabled).next().is_none() {
+pub(super) fn enable_all(cgroup: &Dir, mountpoint: &Path) -> Result<(), Error> {
+    let enabled = cgroup.read("cgroup.controllers")?;
+    if missing(&USUAL, &enabled).is_empty() {
         return Ok(());
     }
-    let mut above: Vec<&Path> = parent.ancestors().take_while(|path| *path != mountpoint).collect();
-    above.push(mountpoint);
-    for path in above.iter().rev() {
-        enable_in(&Dir::open(path)?, &wanted)?;
+    let available = dir::read_in(mountpoint, "cgroup.controllers")?;
+    let wanted: Vec<&str> = available.split_ascii_whitespace().collect();
+    if missing(&wanted, &enabled).is_empty() {
+        return Ok(());
     }
-    Ok(())
+    enable_above(cgroup.path(), mountpoint, &wanted)
 }
 
-/// Hybrid: enables one controller of the unified tree for a cgroup, and checks that it is.
-pub(super) fn enable_one(dir: &Dir, mountpoint: Option<&Path>, controller: &str) -> Result<(), Error> {
-    let has = |dir: &Dir| dir.read("cgroup.controllers").map(|text| text.split(' ').any(|c| c == controller));
-    if has(dir)? {
-        return Ok(());
-    }
-    let mountpoint = mountpoint.unwrap_or(Path::new(layout::UNIFIED));
+/// Enables controllers in every cgroup from the root of the mount to the parent of `cgroup`.
+fn enable_above(cgroup: &Path, mountpoint: &Path, wanted: &[&str]) -> Result<(), Error> {
     let above: Vec<&Path> =
-        dir.path().ancestors().skip(1).take_while(|path| path.starts_with(mountpoint)).collect();
-    for path in above.iter().rev() {
-        enable_in(&Dir::open(path)?, &[controller])?;
-    }
-    if has(dir)? {
+        cgroup.ancestors().skip(1).take_while(|path| path.starts_with(mountpoint)).collect();
+    above.iter().rev().try_for_each(|path| enable_in(&Dir::open(path)?, wanted))
+}
+
+/// Enables one controller for a cgroup, and checks that it is.
+pub(super) fn enable_one(cgroup: &Dir, mountpoint: &Path, controller: &str) -> Result<(), Error> {
+    let has = || cgroup.read("cgroup.controllers").map(|enabled| missing(&[controller], &enabled).is_empty());
+    if has()? {
         return Ok(());
     }
-    Err(Error::Io { action: "enable controllers of", path: dir.path().to_owned(), errno: Errno::ENOENT })
+    enable_above(cgroup.path(), mountpoint, &[controller])?;
+    if has()? {
+        return Ok(());
+    }
+    Err(Error::Io { action: "enable controllers of", path: cgroup.path().to_owned(), errno: Errno::ENOENT })
 }
 
 /// Enables for the children of one cgroup.
 fn enable_in(dir: &Dir, wanted: &[&str]) -> Result<(), Error> {
     const FILE: &str = "cgroup.subtree_control";
     let enabled = dir.read(FILE)?;
-    let new: Vec<String> = missing(wanted, &enabled).map(|controller| format!("+{controller}")).collect();
+    let new: Vec<String> =
+        missing(wanted, &enabled).iter().map(|controller| format!("+{controller}")).collect();
     if new.is_empty() || dir.write(FILE, &new.join(" ")).is_ok() {
         return Ok(());
     }
@@ -72,13 +69,8 @@ fn enable_in(dir: &Dir, wanted: &[&str]) -> Result<(), Error> {
     Ok(())
 }
 
-fn missing<'w>(wanted: &'w [&'w str], enabled: &str) -> impl Iterator<Item = &'w str> {
-    wanted
-        .iter()
-        .copied()
-        .filter(move |w| !enabled.split_ascii_whitespace().any(|e| e == *w))
-        .collect::<Vec<_>>()
-        .into_iter()
+fn missing<'w>(wanted: &[&'w str], enabled: &str) -> Vec<&'w str> {
+    wanted.iter().copied().filter(|w| !enabled.split_ascii_whitespace().any(|e| e == *w)).collect()
 }
 
 /// Second try after EOPNOTSUPP: below a threaded cgroup a new one is `domain invalid` until it is made threaded,
@@ -92,4 +84,19 @@ pub(super) fn join_threaded(dir: &Dir, pid: &str, first: Error) -> Result<(), Er
         });
     }
     if kind == "domain" { Err(first) } else { Err(Error::BadType { dir: dir.path().to_owned(), kind }) }
+}
+
+/// See [`super::Cgroup::delegate`].
+pub(super) fn delegate(cgroup: &Dir, uid: u32) -> Result<(), Error> {
+    const ALWAYS: &str = "cgroup.procs\ncgroup.subtree_control\ncgroup.threads";
+    let listed = dir::read_in(Path::new("/sys/kernel/cgroup"), "delegate");
+    cgroup.chown("", uid)?;
+    for file in listed.as_deref().unwrap_or(ALWAYS).lines() {
+        match cgroup.chown(file, uid) {
+            // The list is the kernel's, the file may be of a controller that is not enabled here.
+            Err(e) if e.is_gone() => {}
+            result => result?,
+        }
+    }
+    Ok(())
 }

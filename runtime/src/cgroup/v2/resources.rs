@@ -1,6 +1,7 @@
 //! Limits in the files of cgroup v2.
 
 use std::collections::{BTreeMap, HashMap};
+use std::path::Path;
 
 use nix::errno::Errno;
 use oci_spec::runtime::{LinuxBlockIo, LinuxCpu, LinuxMemory};
@@ -178,7 +179,11 @@ fn set_weight(at: At<'_>, device: &str, weight: u16) -> Result<(), Error> {
 }
 
 /// `unified`: file names with their content, written last so that they have the last word.
-pub(in crate::cgroup) fn unified(dir: &Dir, unified: &HashMap<String, String>) -> Result<(), Error> {
+pub(in crate::cgroup) fn unified(
+    dir: &Dir,
+    mountpoint: &Path,
+    unified: &HashMap<String, String>,
+) -> Result<(), Error> {
     // In the order of names: the same config gives the same writes.
     for (key, value) in unified.iter().collect::<BTreeMap<_, _>>() {
         let Some((controller, _)) = key.split_once('.').filter(|(controller, _)| !controller.is_empty())
@@ -186,12 +191,17 @@ pub(in crate::cgroup) fn unified(dir: &Dir, unified: &HashMap<String, String>) -
             return Err(Error::InvalidName { what: "unified resource", name: key.clone() });
         };
         match dir.write(key, value) {
-            Err(e) if e.is_gone() => {
-                let enabled = dir.read("cgroup.controllers")?;
-                if controller == "cgroup" || enabled.split(' ').any(|c| c == controller) {
+            Err(e) if e.errno() == Some(Errno::ENOENT) => {
+                if controller == "cgroup" {
                     return Err(e);
                 }
-                return Err(Error::UnifiedController { key: key.clone(), controller: controller.to_owned() });
+                if super::enable_one(dir, mountpoint, controller).is_err() {
+                    return Err(Error::UnifiedController {
+                        key: key.clone(),
+                        controller: controller.to_owned(),
+                    });
+                }
+                dir.write(key, value)?;
             }
             result => result?,
         }
