@@ -1,6 +1,7 @@
 //! `create` and `run`: a bundle becomes a container.
 
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
 use nix::fcntl::OFlag;
@@ -182,6 +183,15 @@ impl Making<'_> {
 
     /// Leaves nothing behind after a failure. Errors here would hide the one that matters: they are logged.
     fn undo(&self) {
+        // runtime.md "Lifecycle": after a failed hook the container is destroyed, poststop hooks included.
+        let hooks = self.spec.hooks().as_ref().map(|hooks| list(hooks.poststop())).unwrap_or_default();
+        for hook in hooks {
+            if let Err(failure) =
+                run_hooks("poststop", std::slice::from_ref(hook), &self.hook_state("stopped", 0))
+            {
+                log::warn!("{failure}");
+            }
+        }
         for (what, result) in
             [("cgroup", self.cgroup.remove().map_err(Error::from)), ("state", self.dir.remove())]
         {
@@ -221,9 +231,12 @@ fn cgroup_views(layout: &Layout, cgroup: &Cgroup) -> Vec<CgroupView> {
 /// The FIFO that init blocks on. O_PATH: the descriptor crosses into the container's process, and gives
 /// it nothing but this file.
 fn make_fifo(path: &Path) -> Result<OwnedFd> {
-    // runc's mode: any uid of the container may open it for writing, through its descriptor only.
-    nix::unistd::mkfifo(path, Mode::from_bits_truncate(0o622))
+    // runc's mode: any uid of the container may open it for writing, through its descriptor only. The
+    // caller's umask must not take that from a program that is not root.
+    nix::unistd::mkfifo(path, Mode::S_IRUSR | Mode::S_IWUSR)
         .map_err(|e| Error::io("make", path, e.into()))?;
+    std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o622))
+        .map_err(|e| Error::io("make", path, e))?;
     let flags = OFlag::O_PATH | OFlag::O_CLOEXEC | OFlag::O_NOFOLLOW;
     nix::fcntl::open(path, flags, Mode::empty()).map_err(|e| Error::io("open", path, e.into()))
 }

@@ -2,7 +2,7 @@
 //!
 //! This is the library's interface: `cli` and the shim call these functions and nothing below them.
 
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 
@@ -273,7 +273,20 @@ fn connect_console(console: &Console, terminal: bool) -> Result<Option<OwnedFd>>
     }
 }
 
-/// Connects to an AF_UNIX stream socket.
+/// Longest path in a `sockaddr_un`, without the NUL.
+const SOCKET_PATH_MAX: usize = 107;
+
+/// Connects to an AF_UNIX stream socket. A path that is too long for an address is reached through its
+/// directory's descriptor.
 fn connect(path: &Path) -> Result<OwnedFd> {
-    UnixStream::connect(path).map(OwnedFd::from).map_err(|e| Error::io("connect to", path, e))
+    let failed = |e| Error::io("connect to", path, e);
+    if path.as_os_str().len() <= SOCKET_PATH_MAX {
+        return UnixStream::connect(path).map(OwnedFd::from).map_err(failed);
+    }
+    let (Some(parent), Some(name)) = (path.parent(), path.file_name()) else {
+        return Err(failed(std::io::Error::from_raw_os_error(libc::ENAMETOOLONG)));
+    };
+    let dir = std::fs::File::open(parent).map_err(failed)?;
+    let short = Path::new("/proc/self/fd").join(dir.as_raw_fd().to_string()).join(name);
+    UnixStream::connect(short).map(OwnedFd::from).map_err(failed)
 }

@@ -136,7 +136,7 @@ impl Init<'_> {
             }
             Step::Console { size, bind } => self.console(*size, *bind),
             Step::RuntimeHooks => self.runtime_hooks(),
-            Step::ContainerHooks(hooks) => run_hooks("createContainer", hooks, &self.context.hook_state),
+            Step::ContainerHooks(hooks) => run_hooks("createContainer", hooks, &self.hook_state("creating")),
             Step::SwitchRoot(how) => rootfs::switch_root(self.rootfs()?, *how),
             Step::RootPropagation(flag, reach) => rootfs::set_propagation(self.rootfs()?, *flag, *reach),
             Step::Readonly(path) => self.rootfs()?.make_readonly(path),
@@ -173,15 +173,13 @@ impl Init<'_> {
                 Ok(())
             }
             Step::Gate => self.gate(),
-            Step::StartHooks(hooks) => {
-                let state = HookState {
-                    status: "created",
-                    pid: nix::unistd::getpid().as_raw(),
-                    ..self.context.hook_state.clone()
-                };
-                run_hooks("startContainer", hooks, &state)
-            }
+            Step::StartHooks(hooks) => run_hooks("startContainer", hooks, &self.hook_state("created")),
         }
+    }
+
+    /// For hooks that run in the container: config.md wants the pid as the container sees it.
+    fn hook_state(&self, status: &'static str) -> HookState {
+        HookState { status, pid: nix::unistd::getpid().as_raw(), ..self.context.hook_state.clone() }
     }
 
     fn rootfs(&self) -> Result<&Rootfs, Failure> {

@@ -49,9 +49,10 @@ pub fn mount(rootfs: &Rootfs, mount: &Mount) -> Result<(), Failure> {
             MountSource::CgroupV1 { .. } => "cgroup".to_owned(),
         };
         let object = format!("{source:?} to rootfs at {:?}", mount.destination.display().to_string());
-        let detail = match (failure.step.as_str(), failure.detail.as_str()) {
-            (step, "") => step.to_owned(),
-            (step, detail) => format!("{step}: {detail}"),
+        let part = format!("{} {}", failure.step, failure.object);
+        let detail = match (part.trim_end(), failure.detail.as_str()) {
+            (part, "") => part.to_owned(),
+            (part, detail) => format!("{part}: {detail}"),
         };
         Failure { step: "error mounting".into(), object, errno: failure.errno, detail }
     })

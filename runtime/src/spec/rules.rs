@@ -2,7 +2,7 @@
 //!
 //! Wording follows runc's validator, since people search for it.
 
-use oci_spec::runtime::{LinuxNamespaceType, Spec};
+use oci_spec::runtime::{LinuxNamespaceType, Process, Spec};
 
 use super::{Error, list, namespace};
 
@@ -13,8 +13,6 @@ const RULES: &[Rule] = &[
     version,
     root,
     process,
-    user,
-    environment,
     rlimits,
     namespaces,
     hostname,
@@ -65,7 +63,7 @@ fn process(spec: &Spec) -> Result<(), Error> {
 ///
 /// # Errors
 /// [`Error::Invalid`] in runc's words.
-pub fn check_process(process: &oci_spec::runtime::Process) -> Result<(), Error> {
+pub fn check_process(process: &Process) -> Result<(), Error> {
     if process.cwd().as_os_str().is_empty() {
         return invalid("Cwd property must not be empty");
     }
@@ -75,12 +73,12 @@ pub fn check_process(process: &oci_spec::runtime::Process) -> Result<(), Error> 
     if list(process.args()).is_empty() {
         return invalid("args must not be empty");
     }
-    Ok(())
+    user(process)?;
+    environment(process)
 }
 
 /// setresuid(2) takes 2^32-1 as "unchanged", which would leave the process root (CVE-2024-40635's class).
-fn user(spec: &Spec) -> Result<(), Error> {
-    let Some(process) = spec.process() else { return Ok(()) };
+fn user(process: &Process) -> Result<(), Error> {
     let user = process.user();
     for (field, id) in [("uid", user.uid()), ("gid", user.gid())] {
         if id == u32::MAX {
@@ -94,8 +92,8 @@ fn user(spec: &Spec) -> Result<(), Error> {
 }
 
 /// config.md "Process": env has the form of environ(7).
-fn environment(spec: &Spec) -> Result<(), Error> {
-    for entry in spec.process().iter().flat_map(|p| list(p.env())) {
+fn environment(process: &Process) -> Result<(), Error> {
+    for entry in list(process.env()) {
         if entry.contains('\0') {
             return invalid(format!("invalid environment variable {entry:?}: contains nul byte (\\x00)"));
         }
