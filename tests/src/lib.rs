@@ -1,1 +1,150 @@
 //! Black-box tests of the davit binary with real containers.
+//!
+//! A test starts with [`World::enter`]: a state directory, a scratch directory and the runtime under test.
+//! It makes [`Bundle`]s, calls the runtime with [`Call`], and ends each container with
+//! [`Container::finish`], which asserts that nothing of it is left on the host.
+//!
+//! The runtime is `$DAVIT_RUNTIME` if set (`DAVIT_RUNTIME=/usr/sbin/runc` shows that the tests ask for what
+//! runc does), else `$DAVIT_BIN`, else the `davit` beside the test program in the target directory.
+//! A test that can't run here prints `SKIPPED <test>: <reason>` and passes; `hack/test` counts those lines.
+
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
+
+use tempfile::TempDir;
+
+mod bundle;
+mod call;
+mod container;
+pub mod host;
+pub mod tty;
+
+pub use bundle::Bundle;
+pub use call::{Call, Output, Running, View};
+pub use container::Container;
+
+/// The peer that is the oracle.
+pub const RUNC: &str = "/usr/sbin/runc";
+
+/// Longest time that anything awaited may take.
+pub const DEADLINE: Duration = Duration::from_secs(30);
+
+/// What one test works with: removed when dropped.
+#[derive(Debug)]
+pub struct World {
+    runtime: PathBuf,
+    scratch: TempDir,
+    _cgroup: host::OwnCgroup,
+}
+
+impl World {
+    /// The world of a test that needs root, or `None` after saying why it can't run.
+    #[must_use]
+    pub fn enter(test: &str) -> Option<World> {
+        if !nix::unistd::geteuid().is_root() {
+            return skip(test, "not root");
+        }
+        if !Path::new(bundle::BUSYBOX).exists() {
+            return skip(test, "no static busybox: apt-get install busybox-static");
+        }
+        let scratch = tempfile::Builder::new().prefix("davit-test-").tempdir().expect("scratch directory");
+        std::fs::create_dir(scratch.path().join("root")).expect("state directory");
+        let world = World { runtime: runtime_under_test(), scratch, _cgroup: host::OwnCgroup::enter() };
+        if world.call(&["state", "x"]).run().error().contains("not supported yet") {
+            return skip(test, "this build of davit has no container operations yet");
+        }
+        Some(world)
+    }
+
+    /// As [`World::enter`] for a test that compares with runc.
+    #[must_use]
+    pub fn enter_with_runc(test: &str) -> Option<World> {
+        if !Path::new(RUNC).exists() {
+            return skip(test, "no runc: apt-get install runc");
+        }
+        World::enter(test)
+    }
+
+    /// The runtime under test.
+    #[must_use]
+    pub fn runtime(&self) -> &Path {
+        &self.runtime
+    }
+
+    /// Whether the tests run against runc, whose words differ in places.
+    #[must_use]
+    pub fn is_runc(&self) -> bool {
+        self.runtime.file_name().is_some_and(|name| name == "runc")
+    }
+
+    /// The state directory, `--root`.
+    #[must_use]
+    pub fn root(&self) -> PathBuf {
+        self.scratch.path().join("root")
+    }
+
+    /// A path in the scratch directory.
+    #[must_use]
+    pub fn path(&self, name: &str) -> PathBuf {
+        self.scratch.path().join(name)
+    }
+
+    /// A new bundle with a busybox rootfs and the configuration of `davit spec`, without a terminal.
+    #[must_use]
+    pub fn bundle(&self) -> Bundle {
+        Bundle::new(&self.path(&unique("bundle")))
+    }
+
+    /// A call of the runtime with these arguments after the global ones.
+    #[must_use]
+    pub fn call(&self, args: &[&str]) -> Call<'_> {
+        Call::new(self, args)
+    }
+
+    /// A container id that no other test uses, with the guard that removes the container. Writes
+    /// the bundle's config.json.
+    #[must_use]
+    pub fn container(&self, bundle: &Bundle) -> Container<'_> {
+        Container::new(self, bundle, unique("davit-test"))
+    }
+}
+
+/// Prints the line that the test script counts.
+pub fn skip<T>(test: &str, reason: &str) -> Option<T> {
+    println!("SKIPPED {test}: {reason}");
+    None
+}
+
+/// A name that is unique on this host.
+#[must_use]
+pub fn unique(stem: &str) -> String {
+    static COUNTER: AtomicUsize = AtomicUsize::new(0);
+    format!("{stem}-{}-{}", std::process::id(), COUNTER.fetch_add(1, Ordering::Relaxed))
+}
+
+/// Asks until the answer is yes.
+///
+/// # Panics
+/// When it is still no after [`DEADLINE`].
+pub fn wait_until(what: &str, mut done: impl FnMut() -> bool) {
+    let start = Instant::now();
+    while !done() {
+        assert!(start.elapsed() < DEADLINE, "waited {DEADLINE:?} in vain: {what}");
+        std::thread::sleep(Duration::from_millis(2));
+    }
+}
+
+fn runtime_under_test() -> PathBuf {
+    let given = std::env::var_os("DAVIT_RUNTIME").or_else(|| std::env::var_os("DAVIT_BIN"));
+    let path = match given {
+        Some(path) => PathBuf::from(path),
+        None => {
+            // target/<profile>/deps/<test>-<hash>
+            let test = std::env::current_exe().expect("own path");
+            test.ancestors().nth(2).expect("target directory").join("davit")
+        }
+    };
+    assert!(path.exists(), "{} does not exist: cargo build -p davit", path.display());
+    path
+}

@@ -1,0 +1,140 @@
+//! The host: cgroup hierarchies, mounts, processes.
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::sync::Mutex;
+
+/// Keeps the test process in a memory cgroup of its own, so that containers are not made below the one
+/// that the caller's shell is limited by. Shared by the tests of a process; the last one moves it back.
+#[derive(Debug)]
+pub struct OwnCgroup(());
+
+struct Moved {
+    users: usize,
+    own: PathBuf,
+    before: PathBuf,
+}
+
+static MOVED: Mutex<Option<Moved>> = Mutex::new(None);
+
+const MEMORY: &str = "/sys/fs/cgroup/memory";
+
+impl OwnCgroup {
+    /// Moves this process, unless it has moved already or there is no v1 memory hierarchy.
+    #[must_use]
+    pub fn enter() -> Self {
+        let mut moved = MOVED.lock().unwrap_or_else(|e| e.into_inner());
+        if let Some(moved) = moved.as_mut() {
+            moved.users += 1;
+            return OwnCgroup(());
+        }
+        let Some(path) = v1_path("self", "memory") else { return OwnCgroup(()) };
+        let own = Path::new(MEMORY).join(format!("davit-tests-{}", std::process::id()));
+        if fs::create_dir(&own).is_ok() && join(&own).is_ok() {
+            *moved =
+                Some(Moved { users: 1, own, before: Path::new(MEMORY).join(path.trim_start_matches('/')) });
+        }
+        OwnCgroup(())
+    }
+}
+
+impl Drop for OwnCgroup {
+    fn drop(&mut self) {
+        let mut moved = MOVED.lock().unwrap_or_else(|e| e.into_inner());
+        let Some(now) = moved.as_mut() else { return };
+        now.users -= 1;
+        if now.users == 0 && join(&now.before).is_ok() {
+            let _ = fs::remove_dir(&now.own);
+            *moved = None;
+        }
+    }
+}
+
+fn join(cgroup: &Path) -> std::io::Result<()> {
+    fs::write(cgroup.join("cgroup.procs"), std::process::id().to_string())
+}
+
+/// The path of a process (a pid or `self`) in a v1 hierarchy.
+#[must_use]
+pub fn v1_path(process: &str, controller: &str) -> Option<String> {
+    let text = fs::read_to_string(format!("/proc/{process}/cgroup")).ok()?;
+    text.lines().find_map(|line| {
+        let mut parts = line.splitn(3, ':');
+        let (_, controllers, path) = (parts.next()?, parts.next()?, parts.next()?);
+        controllers.split(',').any(|c| c == controller).then(|| path.to_owned())
+    })
+}
+
+/// Whether the host has cgroup v2 alone, or v1 (perhaps with v2 beside it).
+#[must_use]
+pub fn has_v1() -> bool {
+    Path::new(MEMORY).exists()
+}
+
+/// Roots of all mounted cgroup hierarchies.
+#[must_use]
+pub fn cgroup_roots() -> Vec<PathBuf> {
+    mounts()
+        .lines()
+        .filter_map(|line| {
+            let (front, back) = line.split_once(" - ")?;
+            let fs_type = back.split(' ').next()?;
+            matches!(fs_type, "cgroup" | "cgroup2")
+                .then(|| PathBuf::from(front.split(' ').nth(4).unwrap_or_default()))
+        })
+        .collect()
+}
+
+/// Directories of any hierarchy whose path holds `name`, at most four levels deep.
+#[must_use]
+pub fn cgroups_named(name: &str) -> Vec<PathBuf> {
+    fn search(dir: &Path, name: &str, depth: usize, found: &mut Vec<PathBuf>) {
+        for entry in fs::read_dir(dir).into_iter().flatten().flatten() {
+            if !entry.file_type().is_ok_and(|kind| kind.is_dir()) {
+                continue;
+            }
+            if entry.file_name().to_string_lossy().contains(name) {
+                found.push(entry.path());
+            } else if depth > 0 {
+                search(&entry.path(), name, depth - 1, found);
+            }
+        }
+    }
+    let mut found = Vec::new();
+    for root in cgroup_roots() {
+        search(&root, name, 3, &mut found);
+    }
+    found
+}
+
+/// The host's mount table.
+#[must_use]
+pub fn mounts() -> String {
+    fs::read_to_string("/proc/self/mountinfo").expect("mount table")
+}
+
+/// Pids of all processes in a cgroup whose path holds `name`.
+#[must_use]
+pub fn processes_in_cgroup(name: &str) -> BTreeSet<i32> {
+    let mut found = BTreeSet::new();
+    for entry in fs::read_dir("/proc").expect("/proc").flatten() {
+        let Some(pid) = entry.file_name().to_str().and_then(|text| text.parse().ok()) else { continue };
+        let cgroups = fs::read_to_string(entry.path().join("cgroup")).unwrap_or_default();
+        if cgroups.contains(name) && !is_zombie(pid) {
+            found.insert(pid);
+        }
+    }
+    found
+}
+
+/// Whether a process exists and has not ended.
+#[must_use]
+pub fn is_alive(pid: i32) -> bool {
+    Path::new(&format!("/proc/{pid}")).exists() && !is_zombie(pid)
+}
+
+fn is_zombie(pid: i32) -> bool {
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+    stat.rsplit_once(") ").is_some_and(|(_, rest)| rest.starts_with(['Z', 'X']))
+}
