@@ -10,7 +10,7 @@ use crate::path::{Create, RootDir};
 use crate::plan::Identity;
 use crate::security::capabilities;
 use crate::sys::prctl;
-use crate::sys::process::{RLimit, prlimit, set_gid, set_uid, setgroups};
+use crate::sys::process::{RLimit, Resource, prlimit, set_gid, set_uid, setgroups};
 
 /// Uid and gid 0 of the user namespace, before anything in it is touched (rule 7, runc #4466).
 ///
@@ -32,7 +32,7 @@ pub fn become_root() -> Result<(), Failure> {
 ///
 /// # Errors
 /// EPERM when a hard limit is raised without CAP_SYS_RESOURCE.
-pub fn set_rlimits(pid: i32, limits: &[(u32, RLimit)]) -> Result<(), Failure> {
+pub fn set_rlimits(pid: i32, limits: &[(Resource, RLimit)]) -> Result<(), Failure> {
     limits.iter().try_for_each(|(number, limit)| {
         prlimit(pid, *number, *limit).during("set resource limit", || {
             format!("{} to {} (hard {})", limit_name(*number), limit.soft, limit.hard)
@@ -40,7 +40,7 @@ pub fn set_rlimits(pid: i32, limits: &[(u32, RLimit)]) -> Result<(), Failure> {
     })
 }
 
-fn limit_name(number: u32) -> &'static str {
+fn limit_name(number: Resource) -> &'static str {
     /// RLIMIT_* in the kernel's order (`asm-generic/resource.h`).
     const NAMES: [&str; 16] = [
         "RLIMIT_CPU",

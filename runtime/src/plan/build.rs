@@ -17,7 +17,7 @@ use crate::security::capabilities::Sets;
 use crate::spec::{Error, list, namespace};
 use crate::sys::fs::WinSize;
 use crate::sys::mount::Reach;
-use crate::sys::process::RLimit;
+use crate::sys::process::{RLimit, Resource};
 
 /// What the command line adds to a config.
 #[derive(Clone, Debug)]
@@ -392,7 +392,7 @@ fn has_seccomp(spec: &Spec) -> bool {
     spec.linux().as_ref().is_some_and(|linux| linux.seccomp().is_some())
 }
 
-fn rlimits(process: &Process) -> Vec<(u32, RLimit)> {
+fn rlimits(process: &Process) -> Vec<(Resource, RLimit)> {
     let number = |kind| match kind {
         PosixRlimitType::RlimitCpu => libc::RLIMIT_CPU,
         PosixRlimitType::RlimitFsize => libc::RLIMIT_FSIZE,
@@ -411,11 +411,9 @@ fn rlimits(process: &Process) -> Vec<(u32, RLimit)> {
         PosixRlimitType::RlimitRtprio => libc::RLIMIT_RTPRIO,
         PosixRlimitType::RlimitRttime => libc::RLIMIT_RTTIME,
     };
-    // RLIMIT_* are i32 on musl and u32 on glibc.
-    #[allow(clippy::unnecessary_cast)]
     list(process.rlimits())
         .iter()
-        .map(|limit| (number(limit.typ()) as u32, RLimit { soft: limit.soft(), hard: limit.hard() }))
+        .map(|limit| (number(limit.typ()), RLimit { soft: limit.soft(), hard: limit.hard() }))
         .collect()
 }
 

@@ -13,7 +13,7 @@ use oci_spec::runtime::{Hook, LinuxIdMapping, LinuxNamespaceType};
 use crate::security::capabilities::Sets;
 use crate::sys::fs::WinSize;
 use crate::sys::mount::Reach;
-use crate::sys::process::RLimit;
+use crate::sys::process::{RLimit, Resource};
 
 pub use build::{Request, exec_plan, plan};
 pub use options::{Attrs, OptionError, Options, attr, known as known_mount_options, propagation};
@@ -52,7 +52,7 @@ pub struct Plan {
     /// oom_score_adj, written by the parent.
     pub oom_score_adj: Option<i32>,
     /// Limits that the parent sets, since a user namespace's root can't raise them: RLIMIT_* and values.
-    pub rlimits: Vec<(u32, RLimit)>,
+    pub rlimits: Vec<(Resource, RLimit)>,
 }
 
 /// Namespaces of the container's init.
@@ -168,7 +168,7 @@ pub enum Step {
     /// Hide a path under /dev/null or an empty read-only directory.
     MaskPath(PathBuf),
     /// Set resource limits: RLIMIT_* and values.
-    Rlimits(Vec<(u32, RLimit)>),
+    Rlimits(Vec<(Resource, RLimit)>),
     /// personality(2).
     Personality(u32),
     /// AppArmor profile from exec on.

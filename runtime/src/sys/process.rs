@@ -278,6 +278,13 @@ pub fn set_uid(uid: u32) -> io::Result<()> {
     check(unsafe { libc::syscall(libc::SYS_setresuid, uid, uid, uid) }).map(drop)
 }
 
+/// An RLIMIT_* number, of the type that the C library gives those constants.
+#[cfg(target_env = "gnu")]
+pub type Resource = libc::__rlimit_resource_t;
+/// An RLIMIT_* number, of the type that the C library gives those constants.
+#[cfg(not(target_env = "gnu"))]
+pub type Resource = libc::c_int;
+
 /// A resource limit: soft and hard value.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct RLimit {
@@ -291,7 +298,7 @@ pub struct RLimit {
 ///
 /// # Errors
 /// EPERM when raising a hard limit without CAP_SYS_RESOURCE, EINVAL when soft > hard.
-pub fn prlimit(pid: i32, resource: u32, limit: RLimit) -> io::Result<()> {
+pub fn prlimit(pid: i32, resource: Resource, limit: RLimit) -> io::Result<()> {
     let new = libc::rlimit64 { rlim_cur: limit.soft, rlim_max: limit.hard };
     let old = std::ptr::null_mut::<libc::rlimit64>();
     // SAFETY: the kernel reads one rlimit64; the old value is not asked for.

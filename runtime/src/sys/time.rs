@@ -18,7 +18,7 @@ pub struct LocalTime {
 /// localtime_r(3): a time in seconds since 1970 in the caller's time zone; all zero when it is out of range.
 #[must_use]
 pub fn local_time(seconds: u64) -> LocalTime {
-    let Ok(seconds) = libc::time_t::try_from(seconds) else { return LocalTime::default() };
+    let Ok(seconds) = seconds.try_into() else { return LocalTime::default() };
     // SAFETY: tm is plain data for which all-zero is valid (its zone name pointer is not read).
     let mut tm: libc::tm = unsafe { std::mem::zeroed() };
     // SAFETY: both pointers are valid for the call; the process has one thread, so nothing changes TZ.
