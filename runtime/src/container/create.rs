@@ -85,9 +85,6 @@ impl Making<'_> {
             StartWhen::Now => None,
         };
         self.cgroup.create()?;
-        let none = LinuxResources::default();
-        let resources = self.spec.linux().as_ref().and_then(|linux| linux.resources().as_ref());
-        self.cgroup.apply(resources.unwrap_or(&none))?;
         let spawned = spawn(Launch {
             plan: self.plan,
             cgroup: self.cgroup,
@@ -103,6 +100,9 @@ impl Making<'_> {
 
     /// Everything that the runtime does while init mounts, then init's answer.
     fn finish(&self, spawned: &Spawned, when: StartWhen) -> Result<()> {
+        let none = LinuxResources::default();
+        let resources = self.spec.linux().as_ref().and_then(|linux| linux.resources().as_ref());
+        self.cgroup.apply(resources.unwrap_or(&none))?;
         if let Some(profile) = self.spec.linux().as_ref().and_then(|linux| linux.seccomp().as_ref()) {
             let filter = crate::seccomp::compile(profile)?;
             spawned

@@ -259,7 +259,7 @@ impl HookConfig {
         if let Some(nanos) = self.timeout {
             hook.insert("timeout".into(), (nanos / 1_000_000_000).max(1).into());
         }
-        serde_json::from_value(hook.into()).ok()
+        serde_json::from_slice(&serde_json::to_vec(&hook).ok()?).ok()
     }
 }
 

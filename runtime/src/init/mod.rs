@@ -130,9 +130,9 @@ impl Init<'_> {
             Step::SlaveMounts => rootfs::slave_mounts(),
             Step::OpenRoot => self.open_root(),
             Step::Mount(mount) => rootfs::mount(self.rootfs()?, mount),
-            Step::Device(device) => self.rootfs()?.make_device(device),
+            Step::Device(device) => self.rootfs_mut()?.make_device(device),
             Step::Symlink { path, target, only_if_target } => {
-                self.rootfs()?.make_symlink(path, target, *only_if_target)
+                self.rootfs_mut()?.make_symlink(path, target, *only_if_target)
             }
             Step::Console { size, bind } => self.console(*size, *bind),
             Step::RuntimeHooks => self.runtime_hooks(),

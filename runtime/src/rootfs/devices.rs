@@ -22,18 +22,18 @@ impl Rootfs {
     ///
     /// # Errors
     /// EPERM, ENOSPC; EEXIST when something other than this very device is there.
-    pub fn make_device(&self, device: &Device) -> Result<(), Failure> {
+    pub fn make_device(&mut self, device: &Device) -> Result<(), Failure> {
         let path = || device.path.display().to_string();
         if device.bind {
             return self.bind_device(&device.path);
         }
-        let (dir, name) = self.root().ensure_parent(&device.path).during("make device", path)?;
+        let (dir, name) = self.parent(&device.path).during("make device", path)?;
         let kind = SFlag::from_bits_truncate(device.mode & libc::S_IFMT);
         let mode = Mode::from_bits_truncate(device.mode & 0o7777);
-        match mknodat(&dir, Path::new(name), kind, mode, device.number) {
+        match mknodat(dir, Path::new(name), kind, mode, device.number) {
             Ok(()) => {}
             Err(Errno::EEXIST) => {
-                let stat = fstatat(&dir, Path::new(name), AtFlags::AT_SYMLINK_NOFOLLOW)
+                let stat = fstatat(dir, Path::new(name), AtFlags::AT_SYMLINK_NOFOLLOW)
                     .during("stat device", path)?;
                 if stat.st_mode & libc::S_IFMT != kind.bits() || stat.st_rdev != device.number {
                     return Err(Failure::other("make device", path(), "something else is there"));
@@ -43,10 +43,23 @@ impl Rootfs {
         }
         if device.uid != 0 || device.gid != 0 {
             let (uid, gid) = (Uid::from_raw(device.uid), Gid::from_raw(device.gid));
-            fchownat(&dir, Path::new(name), Some(uid), Some(gid), AtFlags::AT_SYMLINK_NOFOLLOW)
+            fchownat(dir, Path::new(name), Some(uid), Some(gid), AtFlags::AT_SYMLINK_NOFOLLOW)
                 .during("change owner of device", path)?;
         }
         Ok(())
+    }
+
+    /// The directory that holds `path`'s last component, and that component. The last directory is kept
+    /// open: most nodes and links are in /dev.
+    fn parent<'p>(&mut self, path: &'p Path) -> io::Result<(BorrowedFd<'_>, &'p std::ffi::OsStr)> {
+        let invalid = || io::Error::from_raw_os_error(libc::EINVAL);
+        let (parent, name) = (path.parent().ok_or_else(invalid)?, path.file_name().ok_or_else(invalid)?);
+        if self.last_parent.as_ref().is_none_or(|(last, _)| last != parent) {
+            let (dir, _) = self.root().ensure_parent(path)?;
+            self.last_parent = Some((parent.to_owned(), dir));
+        }
+        let (_, dir) = self.last_parent.as_ref().ok_or_else(invalid)?;
+        Ok((dir.as_fd(), name))
     }
 
     /// In a user namespace mknod(2) is refused: the host's node is bound instead.
@@ -63,22 +76,22 @@ impl Rootfs {
     ///
     /// # Errors
     /// EPERM, ENOSPC, EROFS.
-    pub fn make_symlink(&self, path: &Path, target: &str, only_if_target: bool) -> Result<(), Failure> {
+    pub fn make_symlink(&mut self, path: &Path, target: &str, only_if_target: bool) -> Result<(), Failure> {
         let name = || path.display().to_string();
         if only_if_target && nix::unistd::access(target, nix::unistd::AccessFlags::F_OK).is_err() {
             return Ok(());
         }
-        let (dir, file) = self.root().ensure_parent(path).during("make link", name)?;
+        let (dir, file) = self.parent(path).during("make link", name)?;
         let file = Path::new(file);
-        match symlinkat(target, &dir, file) {
+        match symlinkat(target, dir, file) {
             Ok(()) => Ok(()),
             Err(Errno::EEXIST) if path == Path::new("/dev/ptmx") => {
-                if readlinkat(&dir, file).is_ok_and(|now| now == target) {
+                if readlinkat(dir, file).is_ok_and(|now| now == target) {
                     return Ok(());
                 }
-                nix::unistd::unlinkat(&dir, file, nix::unistd::UnlinkatFlags::NoRemoveDir)
+                nix::unistd::unlinkat(dir, file, nix::unistd::UnlinkatFlags::NoRemoveDir)
                     .during("replace", name)?;
-                symlinkat(target, &dir, file).during("make link", name)
+                symlinkat(target, dir, file).during("make link", name)
             }
             Err(Errno::EEXIST) => Ok(()),
             Err(e) => Err(e).during("make link", name),

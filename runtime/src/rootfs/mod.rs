@@ -9,8 +9,8 @@ mod mask;
 mod mounts;
 mod switch;
 
-use std::os::fd::AsFd;
-use std::path::Path;
+use std::os::fd::{AsFd, OwnedFd};
+use std::path::{Path, PathBuf};
 
 use nix::fcntl::{AT_FDCWD, OFlag};
 use nix::mount::MsFlags;
@@ -33,6 +33,8 @@ pub struct Rootfs {
     null: Option<mask::MaskSource>,
     /// The empty read-only directory that hides directories: one superblock for all (runc #5275).
     empty: Option<mask::MaskSource>,
+    /// The directory in which the last node or link was made.
+    last_parent: Option<(PathBuf, OwnedFd)>,
 }
 
 /// Makes every mount of this namespace a slave of the host's, so that nothing propagates back.
@@ -57,7 +59,7 @@ impl Rootfs {
             nix::fcntl::open(path, OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC, Mode::empty())
                 .during("open rootfs", name)?;
         move_mount(tree.as_fd(), below.as_fd()).during("mount rootfs", name)?;
-        Ok(Rootfs { root: RootDir::new(tree), null: None, empty: None })
+        Ok(Rootfs { root: RootDir::new(tree), null: None, empty: None, last_parent: None })
     }
 
     /// The root as a directory descriptor.

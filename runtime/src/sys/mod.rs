@@ -5,6 +5,7 @@
 #![allow(unsafe_code)]
 
 pub mod bpf;
+pub mod bump;
 pub mod fs;
 pub mod mount;
 pub mod prctl;
