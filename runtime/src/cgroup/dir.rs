@@ -287,7 +287,7 @@ fn read_record(fd: BorrowedFd<'_>, buffer: &mut Vec<u8>) -> Result<(), Errno> {
 }
 
 /// Reads to the end of the file.
-fn read_all(fd: BorrowedFd<'_>, buffer: &mut Vec<u8>) -> Result<(), Errno> {
+pub(super) fn read_all(fd: BorrowedFd<'_>, buffer: &mut Vec<u8>) -> Result<(), Errno> {
     const CHUNK: usize = 4096;
     buffer.clear();
     loop {

@@ -3,13 +3,16 @@
 //! Pure v2 is one statfs of /sys/fs/cgroup. Otherwise /proc/self/mountinfo and /proc/self/cgroup are read:
 //! the second lists every hierarchy with its controllers and the caller's place, the first where it is mounted.
 
-use std::fs;
 use std::io;
+use std::os::fd::AsFd;
 use std::path::{Component, Path, PathBuf};
 
 use nix::errno::Errno;
+use nix::fcntl::{OFlag, open};
+use nix::sys::stat;
 use nix::sys::statfs::{CGROUP2_SUPER_MAGIC, statfs};
 
+use super::dir::read_all;
 use super::error::Error;
 
 /// Where distributions, systemd and containerd mount cgroups.
@@ -244,11 +247,17 @@ fn unescape(field: &str) -> PathBuf {
 
 /// Reads a file of /proc.
 pub(super) fn read_proc(path: &str) -> Result<String, Error> {
-    fs::read(path).map(|bytes| String::from_utf8_lossy(&bytes).into_owned()).map_err(|e| Error::Read {
-        file: path.rsplit('/').next().unwrap_or(path).to_owned(),
-        dir: Path::new(path).parent().unwrap_or(Path::new("/")).to_owned(),
-        errno: errno_of(&e),
-    })
+    let mut buffer = Vec::new();
+    let flags = OFlag::O_RDONLY | OFlag::O_CLOEXEC;
+    let result = open(path, flags, stat::Mode::empty()).and_then(|fd| read_all(fd.as_fd(), &mut buffer));
+    match result {
+        Ok(()) => Ok(String::from_utf8_lossy(&buffer).into_owned()),
+        Err(errno) => Err(Error::Read {
+            file: path.rsplit('/').next().unwrap_or(path).to_owned(),
+            dir: Path::new(path).parent().unwrap_or(Path::new("/")).to_owned(),
+            errno,
+        }),
+    }
 }
 
 fn content(path: &str, text: &str) -> Error {

@@ -7,9 +7,10 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use davit::cgroup::{Cgroup, Layout, OnDenied};
+use oci_spec::runtime::LinuxDeviceCgroup;
 use serde_json::{Value, json};
 
-use crate::common::{in_pure_v2, skip, until};
+use crate::common::{Scratch, in_pure_v2, resources, skip, until};
 
 /// A container of runc's that sleeps; deleted at the end.
 struct Runc {
@@ -20,6 +21,11 @@ struct Runc {
 impl Runc {
     /// None (with the reason printed) without runc or busybox.
     fn start(id: &str, cgroups_path: Option<&str>) -> Option<Runc> {
+        Runc::with(id, cgroups_path, "{}")
+    }
+
+    /// As [`Runc::start`], with `linux.resources` (runc spec's device rule stays in front).
+    fn with(id: &str, cgroups_path: Option<&str>, resources: &str) -> Option<Runc> {
         let busybox = Path::new("/bin/busybox");
         if Command::new("runc").arg("--version").stdout(Stdio::null()).status().is_err() || !busybox.exists()
         {
@@ -38,6 +44,16 @@ impl Runc {
         spec["process"]["args"] = json!(["/bin/sleep", "100"]);
         if let Some(path) = cgroups_path {
             spec["linux"]["cgroupsPath"] = json!(path);
+        }
+        let resources: Value = serde_json::from_str(resources).unwrap();
+        for (key, value) in resources.as_object().unwrap() {
+            match value.as_array().filter(|_| key == "devices") {
+                Some(rules) => spec["linux"]["resources"]["devices"]
+                    .as_array_mut()
+                    .unwrap()
+                    .extend(rules.iter().cloned()),
+                None => spec["linux"]["resources"][key] = value.clone(),
+            }
         }
         fs::write(&config, spec.to_string()).unwrap();
         let runc = Runc { dir, id: format!("{id}-{}", std::process::id()) };
@@ -104,6 +120,81 @@ fn a_container_of_runc(top: &str) {
     until("it is gone", || cgroup.pids().unwrap().is_empty());
     cgroup.remove().unwrap();
     assert!(!cgroup.exists());
+}
+
+/// Limits that both must make read back the same. (`pids.limit` 0 is unset in this old runc, 1 since 1.4.)
+const RESOURCES: &[&str] = &[
+    "{}",
+    r#"{"memory":{"limit":67108864}}"#,
+    r#"{"memory":{"limit":67108864,"swap":100000000,"reservation":30000000,"swappiness":7}}"#,
+    r#"{"memory":{"limit":-1,"swap":-1}}"#,
+    r#"{"memory":{"limit":67108864,"disableOOMKiller":true}}"#,
+    r#"{"cpu":{"shares":700,"quota":30000,"period":60000}}"#,
+    r#"{"cpu":{"quota":-1,"cpus":"0","mems":"0"}}"#,
+    r#"{"pids":{"limit":77}}"#,
+    r#"{"pids":{"limit":-1}}"#,
+    r#"{"blockIO":{"weight":200}}"#,
+    r#"{"devices":[{"allow":true,"type":"c","major":10,"minor":229,"access":"rw"}]}"#,
+    r#"{"devices":[{"allow":true,"type":"b","major":8,"access":"r"},{"allow":true,"type":"c","minor":7,"access":"w"}]}"#,
+    r#"{"devices":[{"allow":true,"type":"c","major":10,"minor":229,"access":"rw"},
+                   {"allow":false,"type":"c","major":10,"minor":229,"access":"w"}]}"#,
+    r#"{"devices":[{"allow":true,"access":"rwm"}]}"#,
+    r#"{"devices":[{"allow":true,"access":"rwm"},{"allow":false,"type":"c","major":1,"minor":11,"access":"rwm"}]}"#,
+];
+
+/// What is set by limits, whatever runs inside.
+const FILES: &[&str] = &[
+    "memory.limit_in_bytes",
+    "memory.memsw.limit_in_bytes",
+    "memory.soft_limit_in_bytes",
+    "memory.swappiness",
+    "cpu.shares",
+    "cpu.cfs_quota_us",
+    "cpu.cfs_period_us",
+    "cpuset.cpus",
+    "cpuset.mems",
+    "pids.max",
+    "blkio.bfq.weight",
+    "devices.list",
+];
+
+fn read_back(paths: &BTreeMap<String, PathBuf>) -> BTreeMap<String, String> {
+    let mut all = BTreeMap::new();
+    for dir in paths.values() {
+        for file in FILES {
+            let Ok(text) = fs::read_to_string(dir.join(file)) else { continue };
+            let mut lines: Vec<&str> = text.lines().collect();
+            lines.sort_unstable();
+            all.insert((*file).to_owned(), lines.join(","));
+        }
+        if let Ok(text) = fs::read_to_string(dir.join("memory.oom_control")) {
+            all.insert("oom_kill_disable".to_owned(), text.lines().next().unwrap().to_owned());
+        }
+    }
+    all
+}
+
+#[test]
+fn limits_read_back_as_with_runc() {
+    if crate::common::skip_unless_v1() {
+        return;
+    }
+    for (number, json) in RESOURCES.iter().enumerate() {
+        let Some(runc) = Runc::with(&format!("limits{number}"), Some("/davit-test-limits/runc"), json) else {
+            return;
+        };
+        let scratch = Scratch::created();
+        let mut resources = resources(json);
+        let first: Vec<LinuxDeviceCgroup> =
+            serde_json::from_str(r#"[{"allow":false,"access":"rwm"}]"#).unwrap();
+        let rules = first.into_iter().chain(resources.devices().clone().unwrap_or_default()).collect();
+        resources.set_devices(Some(rules));
+        scratch.apply(&resources).unwrap_or_else(|e| panic!("{json}: {e}"));
+        let (ours, theirs) = (read_back(&scratch.paths()), read_back(&runc.cgroup_paths()));
+        assert!(ours.len() > 5, "{ours:?}");
+        assert_eq!(ours, theirs, "{json}");
+    }
+    clean_up("/davit-test-limits");
 }
 
 /// runc leaves the directories above its containers' cgroups.
