@@ -77,12 +77,10 @@ impl Cgroup {
         for hierarchy in layout.hierarchies() {
             let Some(keys) = member::keys(hierarchy) else { continue };
             let dir = match &place {
-                Place::BelowMount(path) => hierarchy.mountpoint.join(path),
-                Place::BelowOwn(path) => {
+                Place::BelowMount(below) => hierarchy.mountpoint.join(below),
+                Place::BelowOwn(below) => {
                     let own = hierarchy.own_dir()?;
-                    let beside = layout.mode() == Mode::V2 && own != hierarchy.mountpoint;
-                    let base = if beside { own.parent().unwrap_or(&own) } else { &own };
-                    base.join(path)
+                    path::base(&own, &hierarchy.mountpoint, layout.mode()).join(below)
                 }
             };
             members.push(Member::new(keys, hierarchy.version, dir, Some(hierarchy.clone())));

@@ -12,6 +12,7 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::{Component, Path, PathBuf};
 
 use super::error::Error;
+use super::layout::Mode;
 
 /// A place relative to something in each hierarchy. The path inside is normalised and not empty.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -40,6 +41,14 @@ pub(super) fn place(id: &str, cgroups_path: Option<&Path>) -> Result<Place, Erro
         (false, true) => Err(Error::InvalidName { what: "cgroupsPath", name: path.display().to_string() }),
         (true, false) => Ok(Place::BelowMount(clean)),
         (false, false) => Ok(Place::BelowOwn(clean)),
+    }
+}
+
+/// The directory that relative paths start from, given that of this process's own cgroup.
+pub(super) fn base<'p>(own: &'p Path, mountpoint: &Path, mode: Mode) -> &'p Path {
+    match own.parent() {
+        Some(parent) if mode == Mode::V2 && own != mountpoint => parent,
+        _ => own,
     }
 }
 
@@ -106,6 +115,17 @@ mod tests {
         assert_eq!(at("/a/../../x").unwrap(), mount("x"));
         assert_eq!(at("/kubepods/a:b:c").unwrap(), mount("kubepods/a:b:c"));
         assert_eq!(at("a:b").unwrap(), own("a:b"));
+    }
+
+    #[test]
+    fn relative_to_the_own_cgroup() {
+        let base =
+            |own: &str, mode| base(Path::new(own), Path::new("/cg"), mode).to_str().unwrap().to_owned();
+        assert_eq!(base("/cg/q/a/b", Mode::V2), "/cg/q/a");
+        assert_eq!(base("/cg/q", Mode::V2), "/cg");
+        assert_eq!(base("/cg", Mode::V2), "/cg");
+        assert_eq!(base("/cg/q/a/b", Mode::V1), "/cg/q/a/b");
+        assert_eq!(base("/cg/q/a/b", Mode::Hybrid), "/cg/q/a/b");
     }
 
     #[test]

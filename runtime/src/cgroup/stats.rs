@@ -4,6 +4,8 @@
 //! shim copies them one by one. A missing file gives the default (0 or empty): which controllers exist
 //! depends on the host. `max` in a limit file is `u64::MAX`.
 
+use std::sync::OnceLock;
+
 use super::dir::{Dir, parse_u64};
 use super::error::Error;
 
@@ -349,8 +351,13 @@ fn rdma_entries(text: &str) -> Vec<RdmaEntry> {
     text.lines().filter_map(entry).collect()
 }
 
-/// Page sizes that the hugetlb controller counts, from its files `hugetlb.<size><suffix>`.
-pub(super) fn hugepage_sizes(dir: &Dir, suffix: &str) -> Result<Vec<String>, Error> {
+/// Page sizes that the hugetlb controller counts, from its files `hugetlb.<size><suffix>`. They are the same in
+/// every cgroup for as long as the host runs, so one listing is enough.
+pub(super) fn hugepage_sizes(dir: &Dir, suffix: &str) -> Result<&'static [String], Error> {
+    static SIZES: OnceLock<Vec<String>> = OnceLock::new();
+    if let Some(sizes) = SIZES.get() {
+        return Ok(sizes);
+    }
     let names = dir.files()?;
     let size = |name: &String| {
         let size = name.strip_prefix("hugetlb.")?.strip_suffix(suffix)?;
@@ -358,7 +365,7 @@ pub(super) fn hugepage_sizes(dir: &Dir, suffix: &str) -> Result<Vec<String>, Err
     };
     let mut sizes: Vec<String> = names.iter().filter_map(size).collect();
     sizes.sort();
-    Ok(sizes)
+    Ok(SIZES.get_or_init(|| sizes))
 }
 
 #[cfg(test)]

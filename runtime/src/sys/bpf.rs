@@ -8,6 +8,7 @@ use super::check;
 
 const BPF_PROG_LOAD: libc::c_int = 5;
 const BPF_PROG_ATTACH: libc::c_int = 8;
+const BPF_PROG_DETACH: libc::c_int = 9;
 const BPF_PROG_GET_FD_BY_ID: libc::c_int = 13;
 const BPF_OBJ_GET_INFO_BY_FD: libc::c_int = 15;
 const BPF_PROG_QUERY: libc::c_int = 16;
@@ -112,6 +113,27 @@ pub fn attach_device_program(
         replace_bpf_fd: replace.map_or(0, |fd| fd.as_raw_fd() as u32),
     };
     bpf(BPF_PROG_ATTACH, &mut attr).map(drop)
+}
+
+/// BPF_PROG_DETACH from a cgroup.
+///
+/// # Errors
+/// ENOENT when it is not attached, EPERM without CAP_NET_ADMIN.
+pub fn detach_device_program(cgroup: BorrowedFd<'_>, program: BorrowedFd<'_>) -> io::Result<()> {
+    #[repr(C)]
+    struct Detach {
+        target_fd: u32,
+        attach_bpf_fd: u32,
+        attach_type: u32,
+        attach_flags: u32,
+    }
+    let mut attr = Detach {
+        target_fd: cgroup.as_raw_fd() as u32,
+        attach_bpf_fd: program.as_raw_fd() as u32,
+        attach_type: BPF_CGROUP_DEVICE,
+        attach_flags: 0,
+    };
+    bpf(BPF_PROG_DETACH, &mut attr).map(drop)
 }
 
 /// Ids of the device programs attached to the cgroup itself, in order (BPF_PROG_QUERY).

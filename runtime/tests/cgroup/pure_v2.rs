@@ -283,6 +283,7 @@ fn statistics() {
         let two_mb = metrics.hugetlb.iter().any(|h| h.pagesize == "2MB" && h.max > 1 << 60);
         assert_eq!(two_mb, has("hugetlb"), "{:?}", metrics.hugetlb);
         assert_eq!(scratch.oom_kills().is_some(), has("memory"));
+        assert_eq!(scratch.oom_watch().is_ok(), has("memory"));
         drop(shell);
         scratch.remove().unwrap();
         assert!(scratch.again().stats().unwrap_err().is_gone());

@@ -128,11 +128,14 @@ impl Rules {
         };
         let (major, minor) = (number(rule.major())?, number(rule.minor())?);
         let kinds: &[Kind] = match rule.typ() {
-            // The usual first rule: everything.
-            None | Some(LinuxDeviceType::A) if (major, minor, access) == (None, None, Access::ALL) => {
+            // The usual first rule. A denial for all types denies everything, whatever else it says, as on v1.
+            None | Some(LinuxDeviceType::A)
+                if verdict == Verdict::Deny || (major, minor, access) == (None, None, Access::ALL) =>
+            {
                 *self = Rules { default: verdict, exceptions: BTreeMap::new() };
                 return Ok(());
             }
+            // runc would allow everything here; we allow what the rule says.
             None | Some(LinuxDeviceType::A) => &[Kind::Char, Kind::Block],
             Some(LinuxDeviceType::C) => &[Kind::Char],
             Some(LinuxDeviceType::B) => &[Kind::Block],
@@ -290,6 +293,10 @@ pub(super) mod tests {
             rules.allows(Kind::Char, 99, 1, Access::READ) && rules.allows(Kind::Block, 99, 1, Access::WRITE)
         );
         assert!(!rules.allows(Kind::Char, 99, 2, Access::READ));
+        let rules = fold(
+            r#"[{"allow":true,"type":"c","major":1,"minor":11,"access":"rwm"},{"allow":false,"access":"m"}]"#,
+        );
+        assert_eq!(rules.unwrap(), fold("[]").unwrap());
     }
 
     #[test]

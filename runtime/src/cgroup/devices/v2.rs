@@ -28,8 +28,19 @@ pub(super) fn set(dir: &Dir, rules: &Rules, when: When) -> Result<(), Error> {
         When::New => None,
         When::InUse => find_old(dir).map_err(error("query"))?,
     };
-    bpf::attach_device_program(dir.as_fd(), program.as_fd(), old.as_ref().map(AsFd::as_fd))
-        .map_err(error("attach"))
+    attach(dir, &program, old.as_ref()).map_err(error("attach"))
+}
+
+/// In one step since kernel 5.6; before it (EINVAL) both are attached for a moment, in which only what both allow
+/// is allowed.
+fn attach(dir: &Dir, program: &OwnedFd, old: Option<&OwnedFd>) -> io::Result<()> {
+    match (bpf::attach_device_program(dir.as_fd(), program.as_fd(), old.map(AsFd::as_fd)), old) {
+        (Err(e), Some(old)) if errno_of(&e) == Errno::EINVAL => {
+            bpf::attach_device_program(dir.as_fd(), program.as_fd(), None)?;
+            bpf::detach_device_program(dir.as_fd(), old.as_fd())
+        }
+        (result, _) => result,
+    }
 }
 
 /// Before kernel 5.11 programs are charged to RLIMIT_MEMLOCK, and above it the load fails with EPERM.
@@ -39,7 +50,8 @@ fn load(program: &[bpf::Insn]) -> io::Result<OwnedFd> {
         result => return result,
     };
     let (soft, hard) = getrlimit(Resource::RLIMIT_MEMLOCK)?;
-    let memlock = libc::RLIMIT_MEMLOCK;
+    // musl and glibc give the constant different types.
+    let memlock = Resource::RLIMIT_MEMLOCK as u32;
     if soft == libc::RLIM_INFINITY
         || prlimit(0, memlock, RLimit { soft: libc::RLIM_INFINITY, hard: libc::RLIM_INFINITY }).is_err()
     {

@@ -191,7 +191,7 @@ fn hugetlb(dir: &Dir) -> Result<Vec<Hugetlb>, Error> {
     for size in stats::hugepage_sizes(dir, ".usage_in_bytes")? {
         let mut of = |file: &str| files.number(&format!("hugetlb.{size}.{file}")).unwrap_or_default();
         let (usage, max, failcnt) = (of("usage_in_bytes"), of("max_usage_in_bytes"), of("failcnt"));
-        all.push(Hugetlb { usage, max, failcnt, pagesize: size });
+        all.push(Hugetlb { usage, max, failcnt, pagesize: size.clone() });
     }
     Ok(all)
 }

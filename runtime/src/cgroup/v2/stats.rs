@@ -211,7 +211,7 @@ fn hugetlb(dir: &Dir, files: &mut Files<'_>) -> Result<Vec<Hugetlb>, Error> {
             failcnt: keyed(files.text(&format!("hugetlb.{size}.events")).unwrap_or_default())
                 .find_map(|(key, value)| (key == "max").then_some(value))
                 .unwrap_or_default(),
-            pagesize: size,
+            pagesize: size.clone(),
         });
     }
     Ok(all)
