@@ -340,7 +340,7 @@ fn layout_of_this_host() {
         return;
     }
     let layout = Layout::detect().unwrap();
-    let unified = Path::new("/sys/fs/cgroup/unified").exists();
+    let unified = Path::new("/sys/fs/cgroup/unified/cgroup.procs").exists();
     assert_eq!(layout.mode(), if unified { Mode::Hybrid } else { Mode::V1 });
     for hierarchy in layout.hierarchies() {
         assert!(hierarchy.mountpoint.join("cgroup.procs").exists(), "{hierarchy:?}");
@@ -349,4 +349,35 @@ fn layout_of_this_host() {
     let cgroup = resolve("/davit-test-nothing");
     assert!(!cgroup.exists());
     assert_eq!(cgroup.paths().contains_key(""), unified);
+}
+
+/// Without the cgroup2 mount the same host is v1: no cgroup.kill, so SIGKILL goes by the freezer. In a process of its
+/// own, since /proc/self/mountinfo is that of the process.
+#[test]
+fn on_v1_alone() {
+    if skip_unless_v1() {
+        return;
+    }
+    if Layout::detect().unwrap().mode() == Mode::V1 {
+        println!("skipped: the host is v1, the other tests are this one");
+        return;
+    }
+    let tests = [
+        "host::create_attach_kill_remove",
+        "host::freeze_signal_thaw",
+        "host::layout_of_this_host",
+        "host::opened_from_state",
+        "host::processes_that_fork_fast_are_killed",
+        "host::sub_cgroups_are_removed_however_deep",
+        "host_limits::each_field_reads_back",
+    ];
+    let output = std::process::Command::new("unshare")
+        .args(["-m", "sh", "-c", "umount /sys/fs/cgroup/unified && exec \"$0\" --exact \"$@\""])
+        .arg(std::env::current_exe().unwrap())
+        .args(tests)
+        .output()
+        .unwrap();
+    let text = String::from_utf8_lossy(&output.stdout);
+    assert!(output.status.success(), "{text}{}", String::from_utf8_lossy(&output.stderr));
+    assert!(text.contains(&format!("{} passed", tests.len())), "{text}");
 }
