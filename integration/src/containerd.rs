@@ -1,0 +1,217 @@
+//! A private containerd of one Debian release, and `ctr` for it.
+
+use std::fs::{self, File};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Output, Stdio};
+use std::sync::atomic::{AtomicU32, Ordering};
+
+use anyhow::{Context, Result, bail};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use tempfile::TempDir;
+
+use crate::leaks::{self, Before};
+use crate::setup::{self, Release};
+use crate::{containerd, poll};
+
+/// What a `ctr` call gave.
+#[derive(Debug)]
+pub struct Call {
+    /// The exit code; -1 where a signal ended it.
+    pub code: i32,
+    /// Standard output.
+    pub out: String,
+    /// Standard error.
+    pub err: String,
+}
+
+impl From<Output> for Call {
+    fn from(output: Output) -> Call {
+        Call {
+            code: output.status.code().unwrap_or(-1),
+            out: String::from_utf8_lossy(&output.stdout).into_owned(),
+            err: String::from_utf8_lossy(&output.stderr).into_owned(),
+        }
+    }
+}
+
+/// A running daemon. Its end removes all that its tests left, so that one failure does not cause the next.
+pub struct Containerd {
+    daemon: Child,
+    dir: TempDir,
+    programs: PathBuf,
+    namespace: String,
+    before: Before,
+    ids: AtomicU32,
+}
+
+const CONFIG: &str = r#"version = 2
+root = "DIR/root"
+state = "DIR/state"
+disabled_plugins = ["io.containerd.grpc.v1.cri", "io.containerd.snapshotter.v1.devmapper",
+    "io.containerd.snapshotter.v1.zfs", "io.containerd.snapshotter.v1.btrfs", "io.containerd.snapshotter.v1.aufs",
+    "io.containerd.internal.v1.opt", "io.containerd.tracing.processor.v1.otlp", "io.containerd.internal.v1.tracing",
+    "io.containerd.nri.v1.nri"]
+[grpc]
+address = "DIR/containerd.sock"
+"#;
+
+impl Containerd {
+    /// Starts this release's containerd with its own folders and imports the image.
+    pub fn start(release: Release) -> Result<Containerd> {
+        setup::own_memory_cgroup();
+        let programs = release.bin()?;
+        let dir = TempDir::with_prefix("davit-it-")?;
+        let namespace = dir.path().file_name().context("folder name")?.to_string_lossy().into_owned();
+        fs::write(dir.path().join("config.toml"), CONFIG.replace("DIR", &dir.path().to_string_lossy()))?;
+        let before = Before::take();
+        let log = File::create(dir.path().join("log"))?;
+        let daemon = Command::new(programs.join("containerd"))
+            .arg("--config")
+            .arg(dir.path().join("config.toml"))
+            .env("PATH", path(&programs))
+            .stdin(Stdio::null())
+            .stdout(log.try_clone()?)
+            .stderr(log)
+            .spawn()?;
+        let daemon = Containerd { daemon, dir, programs, namespace, before, ids: AtomicU32::new(0) };
+        if poll::within(30, || (daemon.ctr(&["version"]).code == 0).then_some(())).is_none() {
+            bail!("containerd did not come up: {}", daemon.log());
+        }
+        let image = setup::image()?.to_string_lossy();
+        let import = daemon.ctr(&["images", "import", &image]);
+        if import.code != 0 {
+            bail!("ctr images import: {} {}", import.err, daemon.log());
+        }
+        Ok(daemon)
+    }
+
+    /// The daemon's own folder.
+    pub fn dir(&self) -> &Path {
+        self.dir.path()
+    }
+
+    /// The address of the daemon's socket.
+    pub fn socket(&self) -> PathBuf {
+        self.dir().join("containerd.sock")
+    }
+
+    /// The search path the daemon runs with: the programs under test first.
+    pub fn path(&self) -> String {
+        containerd::path(&self.programs)
+    }
+
+    /// The containerd namespace of this daemon's tests; every id and cgroup carries it.
+    pub fn namespace(&self) -> &str {
+        &self.namespace
+    }
+
+    /// A new container id.
+    pub fn id(&self) -> String {
+        format!("{}-{}", self.namespace, self.ids.fetch_add(1, Ordering::Relaxed))
+    }
+
+    /// A `ctr` command line for this daemon. It ends after two minutes with code 124, so that a call that hangs is
+    /// a failed test and not a hanging one.
+    pub fn ctr_command(&self, args: &[&str]) -> Command {
+        let mut command = Command::new("timeout");
+        command.args(["--foreground", "120"]).arg(self.programs.join("ctr"));
+        command.arg("--address").arg(self.socket()).args(["--namespace", &self.namespace]).args(args);
+        command.env("PATH", self.path()).stdin(Stdio::null());
+        command
+    }
+
+    /// Runs `ctr` to its end.
+    pub fn ctr(&self, args: &[&str]) -> Call {
+        match self.ctr_command(args).output() {
+            Ok(output) => output.into(),
+            Err(e) => Call { code: -1, out: String::new(), err: e.to_string() },
+        }
+    }
+
+    /// Runs `ctr` and panics unless it succeeds; gives its standard output.
+    pub fn ok(&self, args: &[&str]) -> String {
+        let call = self.ctr(args);
+        assert_eq!(call.code, 0, "ctr {args:?}: {}\n{}", call.err, self.log());
+        call.out
+    }
+
+    /// `ctr run` with the runtime under test: options, a new id, and the command.
+    pub fn run_command(&self, options: &[&str], id: &str, command: &[&str]) -> Command {
+        let kind = setup::runtime_type();
+        let mut args = vec!["run", "--runtime", &kind];
+        args.extend(options);
+        args.extend([setup::IMAGE, id]);
+        args.extend(command);
+        self.ctr_command(&args)
+    }
+
+    /// `ctr run` to its end.
+    pub fn run(&self, options: &[&str], id: &str, command: &[&str]) -> Call {
+        match self.run_command(options, id, command).output() {
+            Ok(output) => output.into(),
+            Err(e) => Call { code: -1, out: String::new(), err: e.to_string() },
+        }
+    }
+
+    /// The status word that `ctr task ls` shows for this container.
+    pub fn status(&self, id: &str) -> Option<String> {
+        let list = self.ctr(&["task", "ls"]).out;
+        let line = list.lines().find(|l| l.split_whitespace().next() == Some(id))?;
+        line.split_whitespace().nth(2).map(str::to_owned)
+    }
+
+    /// Kills a container, waits for its end, and removes task and container.
+    pub fn remove(&self, id: &str) {
+        self.ctr(&["task", "kill", "-s", "KILL", id]);
+        poll::until("the container's end", 30, || (self.status(id)? == "STOPPED").then_some(()));
+        self.ctr(&["task", "rm", id]);
+        self.ok(&["container", "rm", id]);
+    }
+
+    /// Pids of this daemon's shims.
+    pub fn shims(&self) -> Vec<i32> {
+        leaks::shims(self.dir())
+    }
+
+    /// Panics if anything of this daemon's containers is left. Shims end a little after the last call.
+    pub fn assert_nothing_left(&self) {
+        let mut left = Vec::new();
+        poll::within(15, || {
+            left = self.before.left(&self.namespace, self.dir());
+            left.is_empty().then_some(())
+        });
+        assert!(left.is_empty(), "left behind:\n{}\n{}", left.join("\n"), self.log());
+    }
+
+    /// The end of the daemon's log.
+    pub fn log(&self) -> String {
+        let log = fs::read_to_string(self.dir().join("log")).unwrap_or_default();
+        let lines: Vec<&str> = log.lines().collect();
+        lines.iter().skip(lines.len().saturating_sub(15)).copied().collect::<Vec<_>>().join("\n")
+    }
+}
+
+fn path(programs: &Path) -> String {
+    let own = std::env::var("PATH").unwrap_or_default();
+    format!("{}:{}:{own}", setup::bin().display(), programs.display())
+}
+
+impl Drop for Containerd {
+    fn drop(&mut self) {
+        let _ = kill(Pid::from_raw(self.daemon.id() as i32), Signal::SIGTERM);
+        let _ = self.daemon.wait();
+        for (pid, _) in leaks::processes(&self.namespace, self.dir()) {
+            let _ = kill(Pid::from_raw(pid), Signal::SIGKILL);
+        }
+        // A killed process holds its mounts and its cgroup until it is reaped.
+        poll::within(10, || leaks::processes(&self.namespace, self.dir()).is_empty().then_some(()));
+        for target in leaks::mounts(&self.namespace, self.dir()).iter().rev() {
+            let _ = nix::mount::umount2(target.as_str(), nix::mount::MntFlags::MNT_DETACH);
+        }
+        for cgroup in leaks::cgroups(&self.namespace).iter().rev() {
+            let _ = fs::remove_dir(cgroup);
+        }
+        leaks::remove_cgroup_parents(&self.namespace);
+    }
+}

@@ -1,0 +1,26 @@
+//! Waiting for something to become true, with a deadline.
+
+use std::thread::sleep;
+use std::time::{Duration, Instant};
+
+/// Asks until there is an answer. Panics with `what` when none came within `seconds`.
+pub fn until<T>(what: &str, seconds: u64, mut ask: impl FnMut() -> Option<T>) -> T {
+    match within(seconds, &mut ask) {
+        Some(answer) => answer,
+        None => panic!("waited {seconds} s in vain for {what}"),
+    }
+}
+
+/// Asks until there is an answer or `seconds` are over.
+pub fn within<T>(seconds: u64, mut ask: impl FnMut() -> Option<T>) -> Option<T> {
+    let end = Instant::now() + Duration::from_secs(seconds);
+    loop {
+        if let Some(answer) = ask() {
+            return Some(answer);
+        }
+        if Instant::now() >= end {
+            return None;
+        }
+        sleep(Duration::from_millis(20));
+    }
+}

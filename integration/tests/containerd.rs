@@ -1,0 +1,301 @@
+//! What `ctr` does, on three generations of containerd with the shim under test.
+//!
+//! Each test has a daemon of its own and ends with nothing left behind.
+
+use std::io::{BufRead, BufReader, Read, Write};
+use std::process::{Command, Stdio};
+use std::sync::mpsc;
+use std::thread;
+use std::time::Duration;
+
+use davit_integration::containerd::Containerd;
+use davit_integration::setup::{self, Release};
+use davit_integration::terminal::{self, OnTerminal};
+use davit_integration::{poll, skip};
+
+/// How often each of the repeated calls is made.
+const TIMES: usize = 50;
+
+/// One test function under one release's daemon, which must have nothing left at the end.
+fn with_daemon(release: Release, test: fn(&Containerd)) {
+    if let Some(reason) = setup::missing() {
+        skip!("{reason}");
+    }
+    // A mirror that cannot be reached is no fault of the shim.
+    if let Err(e) = release.bin() {
+        skip!("packages of {release:?}: {e:#}");
+    }
+    let daemon = Containerd::start(release).expect("containerd");
+    test(&daemon);
+    daemon.assert_nothing_left();
+}
+
+/// A module for one containerd version with a test for each function named.
+macro_rules! version {
+    ($module:ident, $release:expr, [$($test:ident)*]) => {
+        mod $module {
+            use super::*;
+            $( #[test] fn $test() { with_daemon($release, super::$test); } )*
+        }
+    };
+}
+
+macro_rules! versions {
+    ($tests:tt) => {
+        version!(v1_6, Release::Bookworm, $tests);
+        version!(v1_7, Release::Trixie, $tests);
+        version!(v2_1, Release::Sid, $tests);
+    };
+}
+
+versions!([exit_codes missing_program stdin_reaches_the_container output_arrives_complete terminal_has_the_size
+    execs lifecycle attach events_in_order restarts_of_one_container]);
+
+fn exit_codes(daemon: &Containerd) {
+    for round in 0..TIMES {
+        let ok = daemon.run(&["--rm"], &daemon.id(), &["/bin/true"]);
+        assert_eq!(ok.code, 0, "round {round} of /bin/true: {}\n{}", ok.err, daemon.log());
+        let seven = daemon.run(&["--rm"], &daemon.id(), &["sh", "-c", "exit 7"]);
+        assert_eq!(seven.code, 7, "round {round} of exit 7: {}\n{}", seven.err, daemon.log());
+    }
+    // The code of a process that a signal ends, as a shell counts it.
+    let killed = daemon.run(&["--rm"], &daemon.id(), &["sh", "-c", "kill -9 $$"]);
+    // Process 1 cannot kill itself inside its own pid namespace: the signal is ignored there.
+    assert_eq!(killed.code, 0, "{}", killed.err);
+}
+
+fn missing_program(daemon: &Containerd) {
+    let id = daemon.id();
+    let call = daemon.run(&["--rm"], &id, &["/no/such/program"]);
+    assert_ne!(call.code, 0);
+    assert!(call.err.contains("no such file or directory"), "{}", call.err);
+    assert!(call.err.contains("/no/such/program"), "{}", call.err);
+    // ctr 1.6 keeps the container when its task could not be created.
+    daemon.ctr(&["container", "rm", &id]);
+}
+
+fn stdin_reaches_the_container(daemon: &Containerd) {
+    let id = daemon.id();
+    let mut command = daemon.run_command(&["--rm"], &id, &["sh", "-c", "echo ready; cat; echo end of input"]);
+    let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().expect("ctr");
+    let mut output = BufReader::new(child.stdout.take().expect("stdout"));
+    // ctr forgets an end of input that comes before the task exists.
+    let mut ready = String::new();
+    output.read_line(&mut ready).expect("read");
+    assert_eq!(ready, "ready\n");
+    child.stdin.take().expect("stdin").write_all(b"first line\nsecond line\n").expect("write");
+    let mut rest = String::new();
+    output.read_to_string(&mut rest).expect("read");
+    assert_eq!(rest, "first line\nsecond line\nend of input\n");
+    assert_eq!(child.wait().expect("ctr").code(), Some(0));
+}
+
+fn output_arrives_complete(daemon: &Containerd) {
+    const SIZE: usize = 1 << 20;
+    let script = format!("head -c {SIZE} /dev/zero | tr '\\0' o; head -c 5000 /dev/zero | tr '\\0' e >&2");
+    for round in 0..5 {
+        let call = daemon.run(&["--rm"], &daemon.id(), &["sh", "-c", &script]);
+        assert_eq!(call.code, 0, "{}", call.err);
+        assert_eq!(call.out.len(), SIZE, "round {round}");
+        assert!(call.out.bytes().all(|b| b == b'o'));
+        assert_eq!(call.err.bytes().filter(|&b| b == b'e').count(), 5000, "round {round}: {:.200}", call.err);
+    }
+}
+
+fn terminal_has_the_size(daemon: &Containerd) {
+    if !terminal::available() {
+        skip!("no setsid (util-linux)");
+    }
+    // ctr sets the size once the container runs, so the script waits until it has come.
+    let script = "until [ \"$(stty size)\" = '40 120' ]; do usleep 10000; done; test -t 0 && test -t 1 && tty
+        echo first-size; until [ \"$(stty size)\" = '50 100' ]; do usleep 10000; done; echo second-size; read word
+        echo \"got $word\"; exit 3";
+    let id = daemon.id();
+    let command = daemon.run_command(&["--rm", "-t"], &id, &["sh", "-c", script]);
+    let mut screen = OnTerminal::start(&command, 40, 120).expect("terminal");
+    let shown = screen.read_until("first-size").expect("first size");
+    assert!(shown.contains("/dev/"), "{shown}");
+    screen.resize(50, 100).expect("resize");
+    screen.read_until("second-size").expect("second size");
+    screen.write("hello\n").expect("type");
+    screen.read_until("got hello").expect("typed text");
+    let (status, rest) = screen.finish().expect("end");
+    assert_eq!(status.code(), Some(3), "{rest}");
+}
+
+fn execs(daemon: &Containerd) {
+    let id = daemon.id();
+    let started = daemon.run(&["-d"], &id, &["sleep", "1000"]);
+    assert_eq!(started.code, 0, "{}\n{}", started.err, daemon.log());
+    for round in 0..TIMES {
+        let code = (round % 3) as i32 * 7;
+        let exec_id = format!("exec{round}");
+        let script = format!("echo round {round}; exit {code}");
+        let call = daemon.ctr(&["task", "exec", "--exec-id", &exec_id, &id, "sh", "-c", &script]);
+        assert_eq!(call.code, code, "round {round}: {}\n{}", call.err, daemon.log());
+        assert_eq!(call.out, format!("round {round}\n"));
+    }
+    let missing = daemon.ctr(&["task", "exec", "--exec-id", "missing", &id, "/no/such/program"]);
+    assert_ne!(missing.code, 0);
+    assert!(missing.err.contains("no such file or directory"), "{}", missing.err);
+    // A failed exec takes nothing with it.
+    assert_eq!(daemon.status(&id).as_deref(), Some("RUNNING"));
+    daemon.remove(&id);
+}
+
+fn lifecycle(daemon: &Containerd) {
+    let id = daemon.id();
+    let kind = setup::runtime_type();
+    // A process that ends by SIGTERM although it is process 1, with a code of its own.
+    daemon.ok(&["container", "create", "--runtime", &kind, setup::IMAGE, &id, "until-term", "9"]);
+    daemon.ok(&["task", "start", "-d", &id]);
+    assert_eq!(daemon.status(&id).as_deref(), Some("RUNNING"));
+    let pids = daemon.ok(&["task", "ps", &id]);
+    assert!(
+        pids.lines().skip(1).any(|l| l.split_whitespace().next().is_some_and(|p| p.parse::<u32>().is_ok())),
+        "{pids}"
+    );
+    let metrics = daemon.ok(&["task", "metrics", &id]);
+    assert!(metrics.contains(&id) && metrics.contains("pids"), "{metrics}");
+    daemon.ok(&["task", "pause", &id]);
+    assert_eq!(daemon.status(&id).as_deref(), Some("PAUSED"));
+    daemon.ok(&["task", "resume", &id]);
+    assert_eq!(daemon.status(&id).as_deref(), Some("RUNNING"));
+    // A running task is not deleted.
+    assert_ne!(daemon.ctr(&["task", "rm", &id]).code, 0);
+    assert_eq!(daemon.status(&id).as_deref(), Some("RUNNING"));
+    daemon.ok(&["task", "kill", "-s", "TERM", &id]);
+    poll::until("the end by SIGTERM", 30, || (daemon.status(&id)? == "STOPPED").then_some(()));
+    let deleted = daemon.ctr(&["task", "rm", &id]);
+    assert!(deleted.err.contains("exit code 9"), "{}", deleted.err);
+    assert_eq!(daemon.status(&id), None);
+    daemon.ok(&["container", "rm", &id]);
+}
+
+fn attach(daemon: &Containerd) {
+    let id = daemon.id();
+    let started = daemon.run(&["-d"], &id, &["until-term", "4"]);
+    assert_eq!(started.code, 0, "{}", started.err);
+    let mut attached = daemon
+        .ctr_command(&["task", "attach", &id])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .expect("ctr task attach");
+    let mut lines = BufReader::new(attached.stdout.take().expect("stdout"));
+    for _ in 0..3 {
+        let mut line = String::new();
+        lines.read_line(&mut line).expect("output of the container");
+        assert_eq!(line.trim_end(), "tick");
+    }
+    daemon.ok(&["task", "kill", "-s", "TERM", &id]);
+    // The rest must be read, or ctr would wait for us.
+    thread::spawn(move || lines.lines().count());
+    let status = poll::until("the end of attach", 30, || attached.try_wait().expect("wait"));
+    assert_eq!(status.code(), Some(4));
+    daemon.ctr(&["task", "rm", &id]);
+    daemon.ok(&["container", "rm", &id]);
+}
+
+/// `ctr events` as a stream of lines.
+fn events(daemon: &Containerd) -> (std::process::Child, mpsc::Receiver<String>) {
+    let mut child = daemon.ctr_command(&["events"]).stdout(Stdio::piped()).spawn().expect("ctr events");
+    let (sender, receiver) = mpsc::channel();
+    let output = BufReader::new(child.stdout.take().expect("stdout"));
+    thread::spawn(move || output.lines().map_while(Result::ok).all(|line| sender.send(line).is_ok()));
+    (child, receiver)
+}
+
+fn events_in_order(daemon: &Containerd) {
+    let (mut child, lines) = events(daemon);
+    // ctr tells nothing when it listens: make small events until one arrives.
+    let mut probe = 0;
+    poll::until("ctr events to listen", 30, || {
+        probe += 1;
+        daemon.ok(&["namespaces", "create", &format!("{}-probe{probe}", daemon.namespace())]);
+        lines.recv_timeout(Duration::from_millis(200)).ok()
+    });
+    let id = daemon.id();
+    assert_eq!(daemon.run(&["-d"], &id, &["sleep", "1000"]).code, 0);
+    assert_eq!(daemon.ctr(&["task", "exec", "--exec-id", "one", &id, "/bin/true"]).code, 0);
+    daemon.ok(&["task", "pause", &id]);
+    daemon.ok(&["task", "resume", &id]);
+    daemon.remove(&id);
+    let mut topics = Vec::new();
+    poll::until("the delete event", 30, || {
+        while let Ok(line) = lines.try_recv() {
+            if line.contains(&id) {
+                topics.extend(line.split_whitespace().find(|w| w.starts_with("/tasks/")).map(str::to_owned));
+            }
+        }
+        topics.iter().any(|t| t == "/tasks/delete").then_some(())
+    });
+    // timeout(1) passes SIGTERM on to ctr.
+    let _ = nix::sys::signal::kill(nix::unistd::Pid::from_raw(child.id() as i32), nix::sys::signal::SIGTERM);
+    let _ = child.wait();
+    let wanted = [
+        "/tasks/create",
+        "/tasks/start",
+        "/tasks/exec-added",
+        "/tasks/exec-started",
+        "/tasks/exit",
+        "/tasks/paused",
+        "/tasks/resumed",
+        "/tasks/exit",
+        "/tasks/delete",
+    ];
+    assert_eq!(topics, wanted);
+}
+
+fn restarts_of_one_container(daemon: &Containerd) {
+    let id = daemon.id();
+    let kind = setup::runtime_type();
+    daemon.ok(&["container", "create", "--runtime", &kind, setup::IMAGE, &id, "exit-with", "5"]);
+    for round in 0..5 {
+        let call = daemon.ctr(&["task", "start", &id]);
+        assert_eq!(call.code, 5, "round {round}: {}", call.err);
+    }
+    daemon.ok(&["container", "rm", &id]);
+}
+
+/// At rest the shim has one thread and makes no system call in ten seconds.
+#[test]
+fn shim_at_rest() {
+    if let Some(reason) = setup::missing() {
+        skip!("{reason}");
+    }
+    if !setup::is_davit() {
+        skip!("a promise of our shim only");
+    }
+    if Command::new("strace").arg("--version").output().is_err() {
+        skip!("no strace");
+    }
+    if let Err(e) = Release::Sid.bin() {
+        skip!("packages of sid: {e:#}");
+    }
+    let daemon = Containerd::start(Release::Sid).expect("containerd");
+    let id = daemon.id();
+    assert_eq!(daemon.run(&["-d"], &id, &["sleep", "1000"]).code, 0, "{}", daemon.log());
+    let shims = poll::until("one process of the shim", 10, || Some(daemon.shims()).filter(|s| s.len() == 1));
+    let status = std::fs::read_to_string(format!("/proc/{}/status", shims[0])).expect("status");
+    let threads = status.lines().find_map(|l| l.strip_prefix("Threads:")).expect("Threads").trim();
+    assert_eq!(threads, "1");
+    let trace = daemon.dir().join("trace");
+    // timeout(1) ends strace by SIGINT, on which it detaches and leaves the shim as it was.
+    let traced = Command::new("timeout")
+        .args(["-s", "INT", "10", "strace", "-f", "-o"])
+        .arg(&trace)
+        .args(["-p", &shims[0].to_string()])
+        .output()
+        .expect("strace");
+    let calls = std::fs::read_to_string(&trace).expect("trace");
+    assert!(String::from_utf8_lossy(&traced.stderr).contains("attached"), "{traced:?}");
+    // The one line allowed is the wait that the shim was in when strace came.
+    let others: Vec<&str> =
+        calls.lines().filter(|l| !l.contains("<detached ...>") && !l.contains("epoll_")).collect();
+    assert!(others.is_empty(), "{calls}");
+    assert!(calls.lines().count() <= 1, "{calls}");
+    daemon.remove(&id);
+    daemon.assert_nothing_left();
+}
