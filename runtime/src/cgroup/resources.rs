@@ -242,3 +242,138 @@ impl At<'_> {
         Error::ControllerMissing { field, controller: controller.to_owned(), dir: self.dir.path().to_owned() }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+    use std::fs;
+
+    use super::*;
+
+    const FILES: [&str; 15] = [
+        "cgroup.controllers",
+        "memory.max",
+        "memory.swap.max",
+        "memory.low",
+        "memory.high",
+        "cpu.weight",
+        "cpu.idle",
+        "cpu.max",
+        "cpu.max.burst",
+        "cpuset.cpus",
+        "cpuset.mems",
+        "pids.max",
+        "io.max",
+        "io.weight",
+        "rdma.max",
+    ];
+
+    /// Writes limits into a directory that looks like a v2 cgroup with all controllers: what they left, as
+    /// `file=content`. Ordinary files keep the last write.
+    fn written(json: &str) -> Result<Vec<String>, Error> {
+        let top = tempfile::tempdir().unwrap();
+        let dir = top.path().join("c");
+        fs::create_dir(&dir).unwrap();
+        for file in FILES {
+            fs::write(dir.join(file), "").unwrap();
+        }
+        fs::write(dir.join("cgroup.controllers"), "cpu io memory pids rdma\n").unwrap();
+        let cgroup = Cgroup::open(&BTreeMap::from([(String::new(), dir.clone())])).unwrap();
+        cgroup.update(&serde_json::from_str(json).unwrap())?;
+        let all = FILES
+            .into_iter()
+            .skip(1)
+            .map(|file| (file, fs::read_to_string(dir.join(file)).unwrap()))
+            .filter(|(_, text)| !text.is_empty());
+        Ok(all.map(|(file, text)| format!("{file}={text}")).collect())
+    }
+
+    #[test]
+    fn v2_files() {
+        let table: &[(&str, &[&str])] = &[
+            ("{}", &[]),
+            (r#"{"memory":{"limit":0,"swap":0},"cpu":{"shares":0,"quota":0,"period":0}}"#, &[]),
+            (r#"{"memory":{"limit":1000}}"#, &["memory.max=1000"]),
+            (
+                r#"{"memory":{"limit":1000,"swap":3000,"reservation":500}}"#,
+                &["memory.max=1000", "memory.swap.max=2000", "memory.low=500"],
+            ),
+            (r#"{"memory":{"limit":-1}}"#, &["memory.max=max", "memory.swap.max=max"]),
+            (r#"{"memory":{"limit":1000,"swap":1000}}"#, &["memory.max=1000", "memory.swap.max=0"]),
+            (
+                r#"{"memory":{"limit":1000,"swap":-1,"swappiness":5}}"#,
+                &["memory.max=1000", "memory.swap.max=max"],
+            ),
+            (r#"{"memory":{"disableOOMKiller":true}}"#, &[]),
+            (r#"{"cpu":{"shares":1024}}"#, &["cpu.weight=100"]),
+            (r#"{"cpu":{"shares":512,"idle":1}}"#, &["cpu.weight=59", "cpu.idle=1"]),
+            (r#"{"cpu":{"quota":20000}}"#, &["cpu.max=20000"]),
+            (
+                r#"{"cpu":{"quota":20000,"period":50000,"burst":10}}"#,
+                &["cpu.max=20000 50000", "cpu.max.burst=10"],
+            ),
+            (r#"{"cpu":{"quota":-1,"period":50000}}"#, &["cpu.max=max 50000"]),
+            (r#"{"cpu":{"period":50000}}"#, &["cpu.max=max 50000"]),
+            (r#"{"cpu":{"cpus":"0-1","mems":"0"}}"#, &["cpuset.cpus=0-1", "cpuset.mems=0"]),
+            (r#"{"pids":{"limit":-1}}"#, &["pids.max=max"]),
+            (r#"{"pids":{"limit":0}}"#, &["pids.max=1"]),
+            (r#"{"blockIO":{"weight":500}}"#, &["io.weight=4950"]),
+            (r#"{"blockIO":{"weightDevice":[{"major":8,"minor":0,"weight":10}]}}"#, &["io.weight=8:0 1"]),
+            (
+                r#"{"blockIO":{"throttleReadBpsDevice":[{"major":8,"minor":0,"rate":77}]}}"#,
+                &["io.max=8:0 rbps=77"],
+            ),
+            (
+                r#"{"blockIO":{"throttleWriteIOPSDevice":[{"major":8,"minor":0,"rate":0}]}}"#,
+                &["io.max=8:0 wiops=max"],
+            ),
+            (
+                r#"{"rdma":{"mlx":{"hcaHandles":3,"hcaObjects":5}}}"#,
+                &["rdma.max=mlx hca_handle=3 hca_object=5"],
+            ),
+            (
+                r#"{"memory":{"limit":1000},"unified":{"memory.max":"9","memory.high":"8"}}"#,
+                &["memory.max=9000", "memory.high=8"],
+            ),
+        ];
+        for (json, expected) in table {
+            assert_eq!(written(json).unwrap_or_else(|e| panic!("{json}: {e}")), *expected, "{json}");
+        }
+    }
+
+    #[test]
+    fn v2_refusals() {
+        for (json, expected) in [
+            (r#"{"memory":{"swap":1000}}"#, "invalid value of linux.resources.memory.swap"),
+            (r#"{"memory":{"limit":1000,"swap":10}}"#, "invalid value of linux.resources.memory.swap"),
+            (
+                r#"{"hugepageLimits":[{"pageSize":"2MB","limit":1}]}"#,
+                "cannot set linux.resources.hugepageLimits: controller \"hugetlb\"",
+            ),
+            (
+                r#"{"unified":{"misc.max":"1"}}"#,
+                "unified resource \"misc.max\" can't be set: controller \"misc\" not available",
+            ),
+            (r#"{"unified":{"memory.none":"1"}}"#, "write 1 to memory.none of "),
+            (r#"{"unified":{"../memory.max":"1"}}"#, "invalid "),
+        ] {
+            let error = written(json).unwrap_err().to_string();
+            assert!(error.starts_with(expected), "{json}: {error}");
+        }
+    }
+
+    #[test]
+    fn v2_check_before_update() {
+        let top = tempfile::tempdir().unwrap();
+        let dir = top.path().join("c");
+        fs::create_dir(&dir).unwrap();
+        fs::write(dir.join("memory.current"), "5000\n").unwrap();
+        fs::write(dir.join("memory.max"), "").unwrap();
+        let cgroup = Cgroup::open(&BTreeMap::from([(String::new(), dir)])).unwrap();
+        let update = |json: &str| cgroup.update(&serde_json::from_str(json).unwrap());
+        let error = update(r#"{"memory":{"limit":5000,"checkBeforeUpdate":true}}"#).unwrap_err().to_string();
+        assert_eq!(error, "rejecting memory limit 5000 <= usage 5000");
+        update(r#"{"memory":{"limit":5001,"checkBeforeUpdate":true}}"#).unwrap();
+        update(r#"{"memory":{"limit":100}}"#).unwrap();
+    }
+}

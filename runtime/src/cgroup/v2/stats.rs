@@ -244,4 +244,50 @@ mod tests {
         }
         assert_eq!((memory.anon, memory.workingset_refault), (5, 5));
     }
+
+    #[test]
+    fn all_controllers() {
+        let top = tempfile::tempdir().unwrap();
+        let dir = top.path().join("c");
+        std::fs::create_dir(&dir).unwrap();
+        for (file, text) in [
+            ("cgroup.controllers", "cpu io memory pids"),
+            (
+                "cpu.stat",
+                "usage_usec 30\nuser_usec 20\nsystem_usec 10\nnr_periods 4\nnr_throttled 3\nthrottled_usec 2",
+            ),
+            ("pids.current", "3"),
+            ("pids.max", "max"),
+            ("memory.stat", "anon 4096\nfile 8192\npgfault 9"),
+            ("memory.current", "12288"),
+            ("memory.max", "max"),
+            ("memory.peak", "20480"),
+            ("memory.swap.max", "0"),
+            ("memory.events", "low 0\nhigh 1\nmax 2\noom 3\noom_kill 4\noom_group_kill 5"),
+            (
+                "memory.pressure",
+                "some avg10=1.50 avg60=0.00 avg300=0.00 total=7\nfull avg10=0.25 avg60=0.00 avg300=0.00 total=5",
+            ),
+            ("io.stat", "8:0 rbytes=1 wbytes=2 rios=3 wios=4\n8:16 rbytes=5"),
+        ] {
+            std::fs::write(dir.join(file), format!("{text}\n")).unwrap();
+        }
+        let cgroup = Cgroup::open(&[(String::new(), dir)].into()).unwrap();
+        let metrics = read(&cgroup).unwrap();
+        assert_eq!(metrics.pids, Some(Pids { current: 3, limit: u64::MAX }));
+        let cpu = metrics.cpu.unwrap();
+        assert_eq!((cpu.usage_usec, cpu.nr_throttled, cpu.throttled_usec, cpu.psi), (30, 3, 2, None));
+        let memory = metrics.memory.unwrap();
+        assert_eq!(
+            (memory.anon, memory.pgfault, memory.usage, memory.usage_limit),
+            (4096, 9, 12_288, u64::MAX)
+        );
+        assert_eq!((memory.max_usage, memory.swap_limit), (20_480, 0));
+        let psi = memory.psi.unwrap();
+        assert_eq!((psi.some.avg10, psi.full.total), (1.5, 5));
+        let events = MemoryEvents { low: 0, high: 1, max: 2, oom: 3, oom_kill: 4, oom_group_kill: 5 };
+        assert_eq!(metrics.memory_events, Some(events));
+        assert_eq!(metrics.io.unwrap().usage.len(), 2);
+        assert!(metrics.hugetlb.is_empty() && metrics.rdma.is_none());
+    }
 }
