@@ -114,29 +114,3 @@ impl AsFd for OomWatch {
         }
     }
 }
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
-
-    #[test]
-    fn v2_tells_kills_from_other_events() {
-        let top = tempfile::tempdir().unwrap();
-        let dir = top.path().join("c");
-        std::fs::create_dir(&dir).unwrap();
-        let events = |text: &str| std::fs::write(dir.join("memory.events"), text).unwrap();
-        events("oom 0\noom_kill 1\n");
-        let cgroup = Cgroup::open(&[(String::new(), dir.clone())].into()).unwrap();
-        let mut watch = cgroup.oom_watch().unwrap();
-        let ready = |watch: &OomWatch| {
-            poll(&mut [PollFd::new(watch.as_fd(), PollFlags::POLLIN)], PollTimeout::ZERO).unwrap() == 1
-        };
-        assert!(!ready(&watch) && !watch.drain());
-        events("oom 1\noom_kill 1\n");
-        assert!(ready(&watch) && !watch.drain() && !ready(&watch));
-        events("oom 2\noom_kill 3\n");
-        assert!(ready(&watch) && watch.drain() && !ready(&watch) && !watch.drain());
-        assert_eq!((watch.kills(), cgroup.oom_kills()), (3, Some(3)));
-    }
-}

@@ -83,10 +83,9 @@ pub fn assume(identity: &Identity, root: &RootDir) -> Result<(), Failure> {
     // runc: as root first, since the user may lack the right to a parent; again as the user, whose home
     // may be on a file system that keeps root out.
     let as_root = chdir(&identity.cwd);
-    if let Some(sets) = &identity.capabilities {
-        capabilities::drop_bounding(sets).during("drop bounding capabilities", String::new)?;
-        prctl::set_keepcaps(true).during("keep capabilities", String::new)?;
-    }
+    let sets = &identity.capabilities;
+    capabilities::drop_bounding(sets).during("drop bounding capabilities", String::new)?;
+    prctl::set_keepcaps(true).during("keep capabilities", String::new)?;
     if let Some(groups) = &identity.groups {
         match setgroups(groups) {
             // No groups to lose: the user namespace denies setgroups(2).
@@ -101,10 +100,8 @@ pub fn assume(identity: &Identity, root: &RootDir) -> Result<(), Failure> {
             .during("chdir to cwd", || format!("({:?}) set in config.json failed", identity.cwd))?;
     }
     verify_cwd()?;
-    if let Some(sets) = &identity.capabilities {
-        prctl::set_keepcaps(false).during("keep capabilities", String::new)?;
-        capabilities::apply(sets).during("apply capabilities", String::new)?;
-    }
+    prctl::set_keepcaps(false).during("keep capabilities", String::new)?;
+    capabilities::apply(sets).during("apply capabilities", String::new)?;
     // Changing ids has made the process dumpable; until exec it still holds the runtime's descriptors.
     prctl::set_dumpable(false).during("make undumpable", String::new)
 }

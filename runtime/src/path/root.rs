@@ -6,7 +6,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Component, Path};
 
 use nix::errno::Errno;
-use nix::fcntl::{OFlag, OpenHow, ResolveFlag, openat2};
+use nix::fcntl::{OFlag, OpenHow, ResolveFlag, openat2, readlinkat};
 use nix::sys::stat::{Mode, mkdirat};
 
 /// What [`RootDir::ensure`] makes when there is nothing at a path.
@@ -28,6 +28,9 @@ pub struct RootDir {
 /// attacker can keep that up, so the retries are bounded.
 const RACE_RETRIES: usize = 128;
 
+/// Dangling symlinks that [`RootDir::ensure`] follows for one path; the kernel's own limit for links.
+const MAX_DANGLING: usize = 40;
+
 impl RootDir {
     /// Takes the descriptor of a directory as the root.
     #[must_use]
@@ -46,17 +49,34 @@ impl RootDir {
     /// An O_PATH descriptor of what is at `path`, made first when nothing is there.
     ///
     /// Missing parents are made too, each below a descriptor of the one before, so that a component that
-    /// is swapped for a link meanwhile can't lead outside (CVE-2024-45310).
+    /// is swapped for a link meanwhile can't lead outside (CVE-2024-45310). What a dangling symlink names
+    /// is made inside the root, as runc does: images have `/var/run -> /run` without a `/run`.
     ///
     /// # Errors
-    /// Errors of openat2, mkdirat and open; EEXIST or ELOOP for a dangling symlink in the path.
+    /// Errors of openat2, mkdirat and open; ELOOP for too many symlinks.
     pub fn ensure(&self, path: &Path, what: Create) -> io::Result<OwnedFd> {
+        self.ensure_through(path, what, MAX_DANGLING)
+    }
+
+    fn ensure_through(&self, path: &Path, what: Create, links: usize) -> io::Result<OwnedFd> {
         match self.open(path, OFlag::O_PATH) {
             Err(e) if e.raw_os_error() == Some(libc::ENOENT) => {}
             other => return other,
         }
-        let (dir, name) = self.ensure_parent(path)?;
-        create_at(dir.as_fd(), name, what)
+        let (parent, name) = split(path)?;
+        let dir = match parent.as_os_str().is_empty() {
+            true => self.fd.try_clone()?,
+            false => self.ensure_through(parent, Create::Directory, links)?,
+        };
+        match create_at(dir.as_fd(), name, what) {
+            Err(e) if matches!(e.raw_os_error(), Some(libc::ELOOP | libc::EEXIST)) && links > 0 => {
+                // Not a link after all: the first error says what it is.
+                let Ok(target) = readlinkat(&dir, name) else { return Err(e) };
+                // Resolved from the root again, so that nothing depends on what this link said before.
+                self.ensure_through(&parent.join(target), what, links - 1)
+            }
+            other => other,
+        }
     }
 
     /// As [`RootDir::ensure`] for a directory that may not be reached through any symlink.
@@ -170,13 +190,32 @@ mod tests {
         let (dir, root) = root();
         let outside = tempfile::tempdir().unwrap();
         symlink(outside.path(), dir.path().join("out")).unwrap();
-        // The link's target does not exist inside the root, so it dangles: nothing may be made anywhere.
-        assert!(root.ensure(Path::new("out/x"), Create::Directory).is_err());
+        // The link's target does not exist inside the root: that is where it is made.
+        root.ensure(Path::new("out/x"), Create::Directory).unwrap();
         assert_eq!(std::fs::read_dir(outside.path()).unwrap().count(), 0);
+        let inside = outside.path().strip_prefix("/").unwrap();
+        assert!(dir.path().join(inside).join("x").is_dir());
         symlink("/../../../../../etc", dir.path().join("up")).unwrap();
         std::fs::create_dir(dir.path().join("etc")).unwrap();
         root.ensure(Path::new("up/y"), Create::File).unwrap();
         assert!(dir.path().join("etc/y").is_file());
+    }
+
+    #[test]
+    fn dangling_links_are_followed_inside() {
+        let (dir, root) = root();
+        std::fs::create_dir(dir.path().join("var")).unwrap();
+        symlink("../../../../run", dir.path().join("var/run")).unwrap();
+        symlink("var/run/lock", dir.path().join("lock")).unwrap();
+        root.ensure(Path::new("/lock/file"), Create::File).unwrap();
+        assert!(dir.path().join("run/lock/file").is_file());
+        symlink("/made", dir.path().join("file")).unwrap();
+        root.ensure(Path::new("file"), Create::File).unwrap();
+        assert!(dir.path().join("made").is_file());
+        symlink("b", dir.path().join("a")).unwrap();
+        symlink("a", dir.path().join("b")).unwrap();
+        let error = root.ensure(Path::new("a/x"), Create::Directory).unwrap_err();
+        assert_eq!(error.raw_os_error(), Some(libc::ELOOP));
     }
 
     #[test]

@@ -372,7 +372,7 @@ fn process_steps(spec: &Spec, process: &Process, user_namespace: bool, steps: &m
         uid: user.uid(),
         gid: user.gid(),
         groups: Some(list(user.additional_gids()).to_vec()),
-        capabilities: process.capabilities().as_ref().map(Sets::from_spec),
+        capabilities: process.capabilities().as_ref().map(Sets::from_spec).unwrap_or_default(),
         cwd: process.cwd().clone(),
         umask: user.umask().unwrap_or(0o022),
     }));

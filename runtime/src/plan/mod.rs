@@ -261,8 +261,8 @@ pub struct Identity {
     pub gid: u32,
     /// Supplementary groups; `None` where the user namespace forbids setgroups(2).
     pub groups: Option<Vec<u32>>,
-    /// Capabilities; `None` leaves what the user switch leaves.
-    pub capabilities: Option<Sets>,
+    /// Capabilities; all sets are empty when the config names none, as in runc.
+    pub capabilities: Sets,
     /// Working directory.
     pub cwd: PathBuf,
     /// umask.

@@ -241,6 +241,9 @@ fn cgroup_v1(root: &RootDir, mount: &Mount, views: &[CgroupView], namespaced: bo
 /// In a cgroup namespace the hierarchy is mounted anew and shows the container's directory as its root.
 fn cgroup_v1_tree(view: &CgroupView, flags: u64) -> Result<OwnedFd, Failure> {
     let context = fsopen(c"cgroup").during("fsopen", || "cgroup")?;
+    // Without a source the mount table says "none"; runc's has these names.
+    let source = if view.name == "systemd" { c"systemd" } else { c"cgroup" };
+    fsconfig_string(context.as_fd(), c"source", source).during("fsconfig", || "source")?;
     for option in &view.controllers {
         let set = match option.split_once('=') {
             Some((key, value)) => {
