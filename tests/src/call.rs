@@ -214,6 +214,7 @@ impl Running {
             stdout: read(&self.files.stdout),
             stderr: read(&self.files.stderr),
             log: read(&self.files.log),
+            stdout_file: self.files.stdout,
             shown: self.shown,
         }
     }
@@ -238,6 +239,7 @@ pub struct Output {
     pub stderr: String,
     /// The log file, JSON.
     pub log: String,
+    stdout_file: PathBuf,
     shown: String,
 }
 
@@ -286,6 +288,12 @@ impl Output {
             .filter(|object| object["level"] == "error")
             .map(|object| object["msg"].as_str().expect("msg").to_owned())
             .collect()
+    }
+
+    /// What is in standard output now: a detached container goes on writing to it.
+    #[must_use]
+    pub fn stdout_now(&self) -> String {
+        read(&self.stdout_file)
     }
 
     /// Standard output as JSON.
