@@ -50,8 +50,8 @@ fn load(program: &[bpf::Insn]) -> io::Result<OwnedFd> {
         result => return result,
     };
     let (soft, hard) = getrlimit(Resource::RLIMIT_MEMLOCK)?;
-    // musl and glibc give the constant different types.
-    let memlock = Resource::RLIMIT_MEMLOCK as u32;
+    // musl and glibc give the constant different types, which sys names.
+    let memlock = Resource::RLIMIT_MEMLOCK as crate::sys::process::Resource;
     if soft == libc::RLIM_INFINITY
         || prlimit(0, memlock, RLimit { soft: libc::RLIM_INFINITY, hard: libc::RLIM_INFINITY }).is_err()
     {
