@@ -103,13 +103,8 @@ impl Making<'_> {
         let none = LinuxResources::default();
         let resources = self.spec.linux().as_ref().and_then(|linux| linux.resources().as_ref());
         self.cgroup.apply(resources.unwrap_or(&none))?;
-        if let Some(profile) = self.spec.linux().as_ref().and_then(|linux| linux.seccomp().as_ref()) {
-            let filter = crate::seccomp::compile(profile)?;
-            spawned
-                .channel
-                .send_with(Kind::Filter, &filter.to_bytes(), None)
-                .during("send seccomp filter", String::new)?;
-        }
+        let seccomp = self.spec.linux().as_ref().and_then(|linux| linux.seccomp().as_ref());
+        let filter = seccomp.map(crate::seccomp::compile).transpose()?;
         let keyring = self.options.new_keyring;
         let mut state =
             State::new(self.runtime, &self.options.id, self.bundle, self.spec, &self.plan.rootfs, keyring);
@@ -120,6 +115,13 @@ impl Making<'_> {
             spawned.expect(Kind::RuntimeHooks, self.cgroup)?;
             self.run_hooks(spawned.pid)?;
             spawned.channel.send(Kind::HooksDone).during("go on after hooks", String::new)?;
+        }
+        // Not before: while init waits for the hooks, HooksDone is the message it expects.
+        if let Some(filter) = filter {
+            spawned
+                .channel
+                .send_with(Kind::Filter, &filter.to_bytes(), None)
+                .during("send seccomp filter", String::new)?;
         }
         match when {
             StartWhen::Later => {

@@ -4,9 +4,9 @@
 //! |----|---------|-------------------|------------------------------------------------------------------|
 //! | 0  | stage   | `Init` + pidfd    | only for a staged entry: the stage has cloned init               |
 //! | 1  | runtime | `Go`              | id maps written, cgroup joined, limits set                        |
-//! | 2  | runtime | `Filter`          | only with seccomp in the config: the compiled program            |
-//! | 3  | init    | `RuntimeHooks`    | only with prestart or createRuntime hooks: mounts are in place   |
-//! | 4  | runtime | `HooksDone`       | answer to 3                                                      |
+//! | 2  | init    | `RuntimeHooks`    | only with prestart or createRuntime hooks: mounts are in place   |
+//! | 3  | runtime | `HooksDone`       | answer to 2                                                      |
+//! | 4  | runtime | `Filter`          | only with seccomp in the config: the compiled program            |
 //! | 5  | init    | `Ready`           | create only: everything is set up, init waits on exec.fifo       |
 //! | 6  | runtime | `Start`           | run only: state is on disk, go on to execve                      |
 //! | –  | init    | `Failed`          | at any time instead of its next message                          |
