@@ -88,8 +88,9 @@ fn run(_global: &Global, _matches: &ArgMatches) -> anyhow::Result<i32> {
     Ok(print(&(go_json::pretty(&document(), "    ")? + "\n")))
 }
 
-/// Only what is implemented: a caller that reads `true` here relies on it.
-fn document() -> Value {
+/// The document of `davit features`. Only what is implemented: a caller that reads `true` relies on it.
+#[must_use]
+pub fn document() -> Value {
     json!({
         "ociVersionMin": "1.0.0",
         "ociVersionMax": SPEC_VERSION,

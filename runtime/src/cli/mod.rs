@@ -36,6 +36,8 @@ mod start;
 mod state;
 mod table;
 
+pub use features::document as features_document;
+
 use args::Arity;
 use global::Global;
 

@@ -11,6 +11,7 @@ pub mod mount;
 pub mod prctl;
 pub mod process;
 pub mod seccomp;
+pub mod signal;
 pub mod time;
 
 use std::io;

@@ -1,0 +1,127 @@
+//! davit as a library: the worker itself is the runtime.
+
+use std::io::Write;
+use std::os::fd::OwnedFd;
+use std::path::Path;
+
+use davit::container::{self, Console, CreateOptions, ExecOptions, KillTarget, RootSwitch, Runtime};
+
+use super::{CreateArgs, ExecArgs, Force, Outcome};
+
+/// Signal init only.
+pub const INIT: KillTarget = KillTarget::Init;
+/// Signal every process of the container.
+pub const ALL: KillTarget = KillTarget::All;
+
+fn console(socket: Option<OwnedFd>) -> Console {
+    socket.map_or(Console::Inherit, Console::Connected)
+}
+
+/// [`container::create`] with the worker's descriptors 0 to 2.
+///
+/// # Errors
+/// The error's text, also written to log.json.
+pub fn create(runtime: &Runtime, args: &CreateArgs, socket: Option<OwnedFd>) -> Outcome<i32> {
+    let log = args.bundle.join("log.json");
+    let _ = std::fs::remove_file(&log);
+    let root_switch = if args.options.no_pivot_root { RootSwitch::Move } else { RootSwitch::Pivot };
+    let options = CreateOptions {
+        id: args.id.clone(),
+        bundle: args.bundle.clone(),
+        console: console(socket),
+        pid_file: Some(args.bundle.join("init.pid")),
+        pidfd_socket: None,
+        root_switch,
+        new_keyring: !args.options.no_new_keyring,
+        preserve_fds: 0,
+    };
+    logged(&log, container::create(runtime, options)).map(|started| started.pid)
+}
+
+/// [`container::start`].
+///
+/// # Errors
+/// The error's text, also written to log.json.
+pub fn start(runtime: &Runtime, id: &str, bundle: &Path) -> Outcome<()> {
+    logged(&bundle.join("log.json"), container::start(runtime, id))
+}
+
+/// [`container::exec`] with the worker's descriptors 0 to 2.
+///
+/// # Errors
+/// The error's text, also written to log.json.
+pub fn exec(runtime: &Runtime, args: &ExecArgs, socket: Option<OwnedFd>) -> Outcome<i32> {
+    let mut process: oci_spec::runtime::Process =
+        serde_json::from_slice(&args.spec).map_err(|e| format!("exec's process spec: {e}"))?;
+    process.set_terminal(Some(args.terminal));
+    let options = ExecOptions {
+        process,
+        console: console(socket),
+        pid_file: None,
+        pidfd_socket: None,
+        preserve_fds: 0,
+        ignore_paused: false,
+        cgroup: Vec::new(),
+    };
+    let result = container::exec(runtime, &args.id, options);
+    logged(&args.bundle.join("log.json"), result).map(|started| started.pid)
+}
+
+/// [`container::kill`].
+///
+/// # Errors
+/// The error's text.
+pub fn kill(runtime: &Runtime, id: &str, signal: i32, target: KillTarget) -> Outcome<()> {
+    container::kill(runtime, id, signal, target).map_err(|e| e.to_string())
+}
+
+/// [`container::pause`].
+///
+/// # Errors
+/// The error's text.
+pub fn pause(runtime: &Runtime, id: &str) -> Outcome<()> {
+    container::pause(runtime, id).map_err(|e| e.to_string())
+}
+
+/// [`container::resume`].
+///
+/// # Errors
+/// The error's text.
+pub fn resume(runtime: &Runtime, id: &str) -> Outcome<()> {
+    container::resume(runtime, id).map_err(|e| e.to_string())
+}
+
+/// [`container::delete`].
+///
+/// # Errors
+/// The error's text.
+pub fn delete(runtime: &Runtime, id: &str, force: Force) -> Outcome<()> {
+    container::delete(runtime, id, force == Force::Yes).map_err(|e| e.to_string())
+}
+
+/// Writes limits to the container's cgroup.
+///
+/// # Errors
+/// The error's text.
+pub fn update(state_dir: &Path, resources: &[u8]) -> Outcome<()> {
+    let resources: oci_spec::runtime::LinuxResources =
+        serde_json::from_slice(resources).map_err(|e| format!("resources: {e}"))?;
+    let cgroup = crate::stats::open(state_dir).ok_or("the container has no cgroup")?;
+    cgroup.update(&resources).map_err(|e| e.to_string())
+}
+
+/// Turns an error into text and appends it to the log as runc would: people and tests read that file.
+fn logged<T>(log: &Path, result: container::Result<T>) -> Outcome<T> {
+    result.map_err(|error| {
+        let text = error.to_string();
+        let line = serde_json::json!({"level": "error", "msg": text, "time": now()}).to_string();
+        let file = std::fs::OpenOptions::new().append(true).create(true).open(log);
+        // The error itself goes to the caller; a log that can't be written must not hide it.
+        let _ = file.and_then(|mut f| f.write_all(format!("{line}\n").as_bytes()));
+        text
+    })
+}
+
+fn now() -> String {
+    crate::text::rfc3339(crate::api::Stamp::now())
+}

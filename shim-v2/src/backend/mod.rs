@@ -1,0 +1,277 @@
+//! The two ways to run a container: davit inside a forked worker, or another OCI runtime's binary.
+//!
+//! Every function here blocks and runs in a worker, never in the reactor. State on disk is runc's in both.
+
+pub mod external;
+pub mod inproc;
+
+use std::os::fd::OwnedFd;
+use std::path::{Path, PathBuf};
+
+use crate::api::Mount;
+use crate::mount;
+use crate::options::Options;
+
+/// Longest error text that crosses from a worker to the shim, in bytes.
+pub const ERROR_LIMIT: usize = 4096;
+
+/// Which runtime a container has, and where its state is.
+#[derive(Clone, Debug)]
+pub struct Backend {
+    kind: Kind,
+    root: PathBuf,
+    systemd_cgroup: bool,
+}
+
+#[derive(Clone, Debug)]
+enum Kind {
+    Inproc,
+    External(String),
+}
+
+/// What a worker needs for create.
+#[derive(Clone, Debug)]
+pub struct CreateArgs {
+    /// Container id.
+    pub id: String,
+    /// Bundle directory.
+    pub bundle: PathBuf,
+    /// Mounts of the rootfs.
+    pub rootfs: Vec<Mount>,
+    /// Runtime options.
+    pub options: Options,
+}
+
+/// What a worker needs for exec.
+#[derive(Clone, Debug)]
+pub struct ExecArgs {
+    /// Container id.
+    pub id: String,
+    /// Exec id.
+    pub exec: String,
+    /// Bundle directory.
+    pub bundle: PathBuf,
+    /// JSON of the OCI `process` object.
+    pub spec: Vec<u8>,
+    /// Overrides the spec's `terminal`.
+    pub terminal: bool,
+}
+
+/// A runtime's error text, as its log gives it.
+pub type Outcome<T> = Result<T, String>;
+
+impl Backend {
+    /// The backend that the options of a container in `namespace` name.
+    ///
+    /// No `BinaryName`, or one that is davit's own binary, is the library; any other name is executed.
+    #[must_use]
+    pub fn new(options: &Options, namespace: &str) -> Backend {
+        let kind = match options.binary_name.as_str() {
+            "" => Kind::Inproc,
+            name if Path::new(name).file_name().is_some_and(|f| f == "davit") => Kind::Inproc,
+            name => Kind::External(name.to_owned()),
+        };
+        Backend { kind, root: options.state_root(namespace), systemd_cgroup: options.systemd_cgroup }
+    }
+
+    /// Whether the runtime is davit inside this process: a single signal then needs no worker.
+    #[must_use]
+    pub fn is_inproc(&self) -> bool {
+        matches!(self.kind, Kind::Inproc)
+    }
+
+    /// Whether the runtime knows the container: its state directory is there.
+    #[must_use]
+    pub fn has_state(&self, id: &str) -> bool {
+        self.state_dir(id).exists()
+    }
+
+    /// Mounts the rootfs and makes the container; the answer is init's pid.
+    ///
+    /// # Errors
+    /// The runtime's text; mounts are undone then.
+    pub fn create(&self, args: &CreateArgs, console: Option<OwnedFd>) -> Outcome<i32> {
+        let rootfs = args.bundle.join("rootfs");
+        remember(args)?;
+        if !args.rootfs.is_empty() {
+            mount::make_rootfs(&rootfs).map_err(|e| e.to_string())?;
+            mount::mount_all(&args.rootfs, &rootfs).map_err(|e| e.to_string())?;
+        }
+        let created = match &self.kind {
+            Kind::Inproc => inproc::create(&self.runtime(), args, console),
+            Kind::External(binary) => self.external(binary, &args.bundle).create(args, console),
+        };
+        if created.is_err() && !args.rootfs.is_empty() {
+            // The runtime's error is the one to report.
+            let _ = mount::unmount_recursive(&rootfs);
+        }
+        created
+    }
+
+    /// Starts the user's program.
+    ///
+    /// # Errors
+    /// The runtime's text.
+    pub fn start(&self, id: &str, bundle: &Path) -> Outcome<()> {
+        match &self.kind {
+            Kind::Inproc => inproc::start(&self.runtime(), id, bundle),
+            Kind::External(binary) => self.external(binary, bundle).simple(&["start", id]),
+        }
+    }
+
+    /// Starts a further process; the answer is its pid.
+    ///
+    /// # Errors
+    /// The runtime's text.
+    pub fn exec(&self, args: &ExecArgs, console: Option<OwnedFd>) -> Outcome<i32> {
+        match &self.kind {
+            Kind::Inproc => inproc::exec(&self.runtime(), args, console),
+            Kind::External(binary) => self.external(binary, &args.bundle).exec(args, console),
+        }
+    }
+
+    /// Sends a signal to init.
+    ///
+    /// # Errors
+    /// The runtime's text.
+    pub fn kill(&self, id: &str, bundle: &Path, signal: i32) -> Outcome<()> {
+        match &self.kind {
+            Kind::Inproc => inproc::kill(&self.runtime(), id, signal, inproc::INIT),
+            Kind::External(binary) => {
+                self.external(binary, bundle).simple(&["kill", id, &signal.to_string()])
+            }
+        }
+    }
+
+    /// Sends a signal to every process of the container.
+    ///
+    /// # Errors
+    /// The runtime's text.
+    pub fn kill_all(&self, id: &str, bundle: &Path, signal: i32) -> Outcome<()> {
+        match &self.kind {
+            Kind::Inproc => inproc::kill(&self.runtime(), id, signal, inproc::ALL),
+            Kind::External(binary) => {
+                self.external(binary, bundle).simple(&["kill", "--all", id, &signal.to_string()])
+            }
+        }
+    }
+
+    /// Freezes.
+    ///
+    /// # Errors
+    /// The runtime's text.
+    pub fn pause(&self, id: &str, bundle: &Path) -> Outcome<()> {
+        match &self.kind {
+            Kind::Inproc => inproc::pause(&self.runtime(), id),
+            Kind::External(binary) => self.external(binary, bundle).simple(&["pause", id]),
+        }
+    }
+
+    /// Thaws.
+    ///
+    /// # Errors
+    /// The runtime's text.
+    pub fn resume(&self, id: &str, bundle: &Path) -> Outcome<()> {
+        match &self.kind {
+            Kind::Inproc => inproc::resume(&self.runtime(), id),
+            Kind::External(binary) => self.external(binary, bundle).simple(&["resume", id]),
+        }
+    }
+
+    /// Removes the container (by force unless it is stopped) and its rootfs mounts. A container that the
+    /// runtime does not know is no error: somebody removed it behind our back.
+    ///
+    /// # Errors
+    /// The runtime's text, or the unmount that failed.
+    pub fn delete(&self, id: &str, bundle: &Path, force: Force) -> Outcome<()> {
+        let removed = match &self.kind {
+            Kind::Inproc => inproc::delete(&self.runtime(), id, force),
+            Kind::External(binary) => match force {
+                Force::Yes => self.external(binary, bundle).simple(&["delete", "--force", id]),
+                Force::No => self.external(binary, bundle).simple(&["delete", id]),
+            },
+        };
+        match removed {
+            Err(text) if !text.contains("does not exist") => return Err(text),
+            _ => {}
+        }
+        mount::unmount_recursive(&bundle.join("rootfs")).map_err(|e| e.to_string())
+    }
+
+    /// Changes limits; `resources` is JSON of the spec's LinuxResources.
+    ///
+    /// # Errors
+    /// The runtime's text.
+    pub fn update(&self, id: &str, bundle: &Path, resources: &[u8]) -> Outcome<()> {
+        match &self.kind {
+            Kind::Inproc => inproc::update(&self.state_dir(id), resources),
+            Kind::External(binary) => self.external(binary, bundle).update(id, resources),
+        }
+    }
+
+    /// The runtime's directory for the container.
+    #[must_use]
+    pub fn state_dir(&self, id: &str) -> PathBuf {
+        self.root.join(id)
+    }
+
+    fn runtime(&self) -> davit::container::Runtime {
+        davit::container::Runtime {
+            root: self.root.clone(),
+            systemd_cgroup: self.systemd_cgroup,
+            rootless: false,
+        }
+    }
+
+    fn external<'a>(&'a self, binary: &'a str, bundle: &Path) -> external::External<'a> {
+        external::External {
+            binary,
+            root: &self.root,
+            log: bundle.join("log.json"),
+            systemd_cgroup: self.systemd_cgroup,
+        }
+    }
+}
+
+/// Whether a container is killed before it is removed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Force {
+    /// SIGKILL first.
+    Yes,
+    /// Refuse a running one.
+    No,
+}
+
+/// Records the options for the `delete` command of a later shim binary: the files of Go's shim.
+fn remember(args: &CreateArgs) -> Outcome<()> {
+    let json = serde_json::to_vec(&args.options).map_err(|e| e.to_string())?;
+    for (name, content) in
+        [("options.json", json.as_slice()), ("runtime", args.options.binary_name.as_bytes())]
+    {
+        write_private(&args.bundle.join(name), content)
+            .map_err(|e| format!("write {}: {e}", args.bundle.join(name).display()))?;
+    }
+    Ok(())
+}
+
+/// Writes a file of mode 0600 whole.
+fn write_private(path: &Path, content: &[u8]) -> std::io::Result<()> {
+    use std::io::Write;
+    use std::os::unix::fs::OpenOptionsExt;
+    let mut options = std::fs::OpenOptions::new();
+    options.write(true).create(true).truncate(true).mode(0o600).open(path)?.write_all(content)
+}
+
+/// Reads back what [`Backend::create`] recorded; a bundle without it has default options.
+#[must_use]
+pub fn remembered(bundle: &Path) -> Options {
+    let mut options: Options = std::fs::read(bundle.join("options.json"))
+        .ok()
+        .and_then(|bytes| serde_json::from_slice(&bytes).ok())
+        .unwrap_or_default();
+    // Go's shim of the same node, before davit was installed, records the name here.
+    if let Ok(name) = std::fs::read_to_string(bundle.join("runtime")) {
+        options.binary_name = name.trim().to_owned();
+    }
+    options
+}

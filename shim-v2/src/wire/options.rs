@@ -1,0 +1,91 @@
+//! Runtime options in their two forms: runc's message, and TOML inside runtimeoptions.v1.Options.
+
+use containerd_shim_protos::shim::oci::Options as RuncOptions;
+use protobuf::{CodedInputStream, Message};
+
+use crate::api::{Any, ApiError, Code};
+use crate::options::Options;
+
+/// Decodes the Any that Create, `start` and `-info` get. An empty Any is the default.
+///
+/// # Errors
+/// InvalidArgument for an unknown type or malformed bytes.
+pub fn decode(any: &Any) -> Result<Options, ApiError> {
+    let invalid = |text: String| ApiError::new(Code::InvalidArgument, text);
+    // Anys of other languages carry a prefix: type.googleapis.com/containerd.runc.v1.Options.
+    match any.url.rsplit('/').next().unwrap_or_default() {
+        "" => Ok(Options::default()),
+        "containerd.runc.v1.Options" => {
+            let message = RuncOptions::parse_from_bytes(&any.value)
+                .map_err(|e| invalid(format!("runtime options: {e}")))?;
+            Ok(from_runc(message))
+        }
+        "runtimeoptions.v1.Options" => {
+            let body = config_body(&any.value).map_err(|e| invalid(format!("runtime options: {e}")))?;
+            Options::from_toml(&body).map_err(|e| invalid(format!("runtime options: {e}")))
+        }
+        other => Err(invalid(format!("unsupported runtime options type {other:?}"))),
+    }
+}
+
+fn from_runc(m: RuncOptions) -> Options {
+    Options {
+        no_pivot_root: m.no_pivot_root,
+        no_new_keyring: m.no_new_keyring,
+        shim_cgroup: m.shim_cgroup,
+        io_uid: m.io_uid,
+        io_gid: m.io_gid,
+        binary_name: m.binary_name,
+        root: m.root,
+        systemd_cgroup: m.systemd_cgroup,
+        criu_image_path: m.criu_image_path,
+        criu_work_path: m.criu_work_path,
+    }
+}
+
+/// Field 3 (config_body) of runtimeoptions.v1.Options; containerd-shim-protos lacks that message.
+/// containerd reads `config_path` (field 2) itself where it is meant for the shim's users.
+fn config_body(bytes: &[u8]) -> protobuf::Result<String> {
+    let mut input = CodedInputStream::from_bytes(bytes);
+    let mut body = String::new();
+    while let Some(tag) = input.read_raw_tag_or_eof()? {
+        let field = tag >> 3;
+        // Every field of the message is length-delimited (wire type 2).
+        if tag & 7 != 2 {
+            return Err(std::io::Error::other(format!("field {field} has wire type {}", tag & 7)).into());
+        }
+        let value = input.read_bytes()?;
+        if field == 3 {
+            body = String::from_utf8_lossy(&value).into_owned();
+        }
+    }
+    Ok(body)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn both_forms_give_the_same() {
+        let runc =
+            RuncOptions { binary_name: "crun".into(), systemd_cgroup: true, io_uid: 7, ..Default::default() };
+        let one = Any { url: "containerd.runc.v1.Options".into(), value: runc.write_to_bytes().unwrap() };
+        let toml = b"BinaryName = \"crun\"\nSystemdCgroup = true\nIoUid = 7\n";
+        let mut value = vec![0x0a, 1, b'x', 0x1a, toml.len() as u8];
+        value.extend(toml);
+        let two = Any { url: "type.googleapis.com/runtimeoptions.v1.Options".into(), value };
+        let options = decode(&one).unwrap();
+        assert_eq!(options, decode(&two).unwrap());
+        assert_eq!((options.binary_name.as_str(), options.systemd_cgroup, options.io_uid), ("crun", true, 7));
+    }
+
+    #[test]
+    fn empty_is_default_and_unknown_is_refused() {
+        assert_eq!(decode(&Any::default()).unwrap(), Options::default());
+        let odd = Any { url: "kata.Options".into(), value: Vec::new() };
+        assert!(decode(&odd).unwrap_err().text.contains("kata.Options"));
+        let cut = Any { url: "runtimeoptions.v1.Options".into(), value: vec![0x1a, 9, b'B'] };
+        assert_eq!(decode(&cut).unwrap_err().code, Code::InvalidArgument);
+    }
+}
