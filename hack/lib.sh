@@ -118,6 +118,15 @@ rust_from_newer_debian() {
     rust_is_new_enough
 }
 
+# debian_tree_for_tests SUITE: the packages that integration/src/setup.rs wants of a release, so that both share a
+# tree.
+debian_tree_for_tests() {
+    case $1 in
+    bookworm) "$ROOT/hack/debian-tree" bookworm containerd runc crun docker.io podman ;;
+    *) "$ROOT/hack/debian-tree" "$1" containerd runc crun ;;
+    esac
+}
+
 # --- cgroups --------------------------------------------------------------------------------------------------
 
 # On cgroup v1 a runtime may put a container below its caller's own cgroup. Where this shell sits in a memory
