@@ -165,7 +165,24 @@ impl Cgroup {
     /// [`Error::ControllerMissing`], [`Error::InvalidValue`], [`Error::MemoryBusy`], [`Error::DeviceRule`],
     /// [`Error::Bpf`].
     pub fn apply(&self, resources: &LinuxResources) -> Result<(), Error> {
-        devices::apply(self, resources.devices().as_deref().unwrap_or_default())?;
+        self.apply_devices(resources)?;
+        self.apply_limits(resources)
+    }
+
+    /// The device rules of [`Cgroup::apply`]. On v1 they are written one by one, a denial of everything first:
+    /// no process that makes or opens devices may be in the cgroup meanwhile. On v2 they are one program.
+    ///
+    /// # Errors
+    /// As [`Cgroup::apply`].
+    pub fn apply_devices(&self, resources: &LinuxResources) -> Result<(), Error> {
+        devices::apply(self, resources.devices().as_deref().unwrap_or_default())
+    }
+
+    /// The rest of [`Cgroup::apply`].
+    ///
+    /// # Errors
+    /// As [`Cgroup::apply`].
+    pub fn apply_limits(&self, resources: &LinuxResources) -> Result<(), Error> {
         resources::apply(self, resources)
     }
 

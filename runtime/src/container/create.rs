@@ -12,7 +12,7 @@ use super::spawn::{Launch, Spawned, spawn};
 use super::state::{Dir, State, write_atomically};
 use super::{Console, CreateOptions, Error, Result, RootSwitch, Runtime, Started};
 use crate::cgroup::{Cgroup, Layout, Mode as CgroupMode, OnDenied};
-use crate::init::{Context, Gate, HookState, Kind, run_hooks};
+use crate::init::{Gate, HookState, Kind, run_hooks};
 use crate::plan::{CgroupView, Facts, Plan, Request, Step, SwitchRoot};
 use crate::spec::{self, list};
 
@@ -85,6 +85,14 @@ impl Making<'_> {
             StartWhen::Now => None,
         };
         self.cgroup.create()?;
+        let none = LinuxResources::default();
+        let resources =
+            self.spec.linux().as_ref().and_then(|linux| linux.resources().as_ref()).unwrap_or(&none);
+        // v2 can take them while init makes its devices, v1 can't.
+        let devices_first = self.cgroup.mode() != CgroupMode::V2;
+        if devices_first {
+            self.cgroup.apply_devices(resources)?;
+        }
         let spawned = spawn(Launch {
             plan: self.plan,
             cgroup: self.cgroup,
@@ -94,15 +102,17 @@ impl Making<'_> {
             preserve_fds: self.options.preserve_fds,
             enter: None,
         })?;
-        self.finish(&spawned, when).inspect_err(|_| spawned.kill())?;
+        let apply_limits = || match devices_first {
+            true => self.cgroup.apply_limits(resources),
+            false => self.cgroup.apply(resources),
+        };
+        let finished = apply_limits().map_err(Error::from).and_then(|()| self.finish(&spawned, when));
+        finished.inspect_err(|_| spawned.kill())?;
         Ok(Started { pid: spawned.pid, pidfd: spawned.pidfd })
     }
 
     /// Everything that the runtime does while init mounts, then init's answer.
     fn finish(&self, spawned: &Spawned, when: StartWhen) -> Result<()> {
-        let none = LinuxResources::default();
-        let resources = self.spec.linux().as_ref().and_then(|linux| linux.resources().as_ref());
-        self.cgroup.apply(resources.unwrap_or(&none))?;
         let seccomp = self.spec.linux().as_ref().and_then(|linux| linux.seccomp().as_ref());
         let filter = seccomp.map(crate::seccomp::compile).transpose()?;
         let keyring = self.options.new_keyring;
@@ -114,14 +124,11 @@ impl Making<'_> {
         if self.plan.steps.iter().any(|step| matches!(step, Step::RuntimeHooks)) {
             spawned.expect(Kind::RuntimeHooks, self.cgroup)?;
             self.run_hooks(spawned.pid)?;
-            spawned.channel.send(Kind::HooksDone).during("go on after hooks", String::new)?;
+            spawned.tell(Kind::HooksDone, &[], self.cgroup)?;
         }
         // Not before: while init waits for the hooks, HooksDone is the message it expects.
         if let Some(filter) = filter {
-            spawned
-                .channel
-                .send_with(Kind::Filter, &filter.to_bytes(), None)
-                .during("send seccomp filter", String::new)?;
+            spawned.tell(Kind::Filter, &filter.to_bytes(), self.cgroup)?;
         }
         match when {
             StartWhen::Later => {
@@ -130,8 +137,8 @@ impl Making<'_> {
             }
             StartWhen::Now => {
                 self.hand_over(spawned)?;
-                spawned.channel.send(Kind::Start).during("start the program", String::new)?;
-                spawned.executed()?;
+                spawned.tell(Kind::Start, &[], self.cgroup)?;
+                spawned.executed(self.cgroup)?;
                 self.run_poststart(spawned.pid)
             }
         }

@@ -11,7 +11,7 @@ use super::spawn::{Launch, Spawned, spawn};
 use super::state::{Dir, State, write_atomically};
 use super::{Error, ExecOptions, Result, Runtime, Started, Status};
 use crate::cgroup::Cgroup;
-use crate::init::{Context, Gate, HookState, Kind};
+use crate::init::{Gate, HookState, Kind};
 
 pub(super) fn process_template(runtime: &Runtime, id: &str) -> Result<Process> {
     let state = Dir::of(runtime, id)?.read()?;
@@ -67,13 +67,9 @@ pub(super) fn exec(runtime: &Runtime, id: &str, options: ExecOptions) -> Result<
 fn finish(spawned: &Spawned, spec: &Spec, options: &ExecOptions, cgroup: &Cgroup) -> Result<()> {
     if let Some(profile) = spec.linux().as_ref().and_then(|linux| linux.seccomp().as_ref()) {
         let filter = crate::seccomp::compile(profile)?;
-        spawned
-            .channel
-            .send_with(Kind::Filter, &filter.to_bytes(), None)
-            .during("send seccomp filter", String::new)?;
+        spawned.tell(Kind::Filter, &filter.to_bytes(), cgroup)?;
     }
-    let _ = cgroup;
-    spawned.executed()?;
+    spawned.executed(cgroup)?;
     if let Some(path) = &options.pid_file {
         write_atomically(path, spawned.pid.to_string().as_bytes(), 0o644)?;
     }

@@ -237,15 +237,35 @@ impl Spawned {
         }
     }
 
+    /// Sends init a message. When init has ended already, its own words are the error and not the broken
+    /// channel.
+    ///
+    /// # Errors
+    /// As [`Spawned::expect`].
+    pub fn tell(&self, kind: Kind, payload: &[u8], cgroup: &Cgroup) -> Result<()> {
+        match self.channel.send_with(kind, payload, None) {
+            Err(e) if matches!(e.raw_os_error(), Some(libc::EPIPE | libc::ECONNRESET)) => {
+                // Nothing is expected: whatever is heard is the reason.
+                self.expect(kind, cgroup)
+            }
+            other => Ok(other.during("send to init", String::new)?),
+        }
+    }
+
     /// Waits until the program was executed: the channel closes at exec.
     ///
     /// # Errors
-    /// [`super::Error::Init`] when it could not be.
-    pub fn executed(&self) -> Result<()> {
+    /// [`super::Error::Init`] when it could not be, [`super::Error::Died`] when init ended before.
+    pub fn executed(&self, cgroup: &Cgroup) -> Result<()> {
         match self.channel.expect_from_init(Kind::Ready).during("hear from init", String::new)? {
-            Heard::Failed(failure) => Err(super::Error::Init(failure)),
-            // A program that has ended already tells by its exit status.
-            Heard::End | Heard::Expected => Ok(()),
+            Heard::Failed(failure) => return Err(super::Error::Init(failure)),
+            Heard::End | Heard::Expected => {}
+        }
+        // The end of a process closes the channel too. It is not reaped yet, so that it can be told: a
+        // program that has ended already speaks by its exit status.
+        match super::state::ProcessStat::read(self.pid)? {
+            Some(stat) if !stat.executed => Err(self.died(cgroup)),
+            _ => Ok(()),
         }
     }
 

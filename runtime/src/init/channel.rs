@@ -139,8 +139,9 @@ impl Channel {
             match recvmsg::<()>(self.fd.as_raw_fd(), &mut parts, Some(&mut space), MsgFlags::MSG_CMSG_CLOEXEC)
             {
                 Err(Errno::EINTR) => {}
-                // The other side died with our messages unread.
-                Err(Errno::ECONNRESET) => break 0,
+                // The other side ended with our messages unread. This is told once, before what it said
+                // last and the end of file.
+                Err(Errno::ECONNRESET) => {}
                 Err(e) => return Err(e.into()),
                 Ok(message) => {
                     for control in message.cmsgs()? {
@@ -226,6 +227,16 @@ mod tests {
         drop(a);
         let Heard::Failed(heard) = b.expect_from_init(Kind::Ready).unwrap() else { panic!() };
         assert_eq!(heard, failure);
+        assert!(matches!(b.expect_from_init(Kind::Ready).unwrap(), Heard::End));
+    }
+
+    #[test]
+    fn last_words_are_heard_though_a_message_was_not_read() {
+        let (a, b) = Channel::pair().unwrap();
+        b.send(Kind::Start).unwrap();
+        a.send_with(Kind::Failed, &Failure::other("exec", "x", "why").encode(), None).unwrap();
+        drop(a);
+        assert!(matches!(b.expect_from_init(Kind::Ready).unwrap(), Heard::Failed(_)));
         assert!(matches!(b.expect_from_init(Kind::Ready).unwrap(), Heard::End));
     }
 

@@ -11,11 +11,19 @@ use nix::sys::statfs::fstatfs;
 
 use crate::init::{Context, Failure};
 use crate::path::{Create, RootDir};
-use crate::sys::fs::{WinSize, dup_onto, pty_number, pty_peer, pty_unlock, set_controlling_tty, set_winsize};
+use crate::sys::fs::{
+    WinSize, dup_onto, pty_number, pty_peer, pty_unlock, set_controlling_tty, set_winsize, winsize,
+};
 use crate::sys::mount::{Reach, clone_tree, move_mount};
 
 /// DEVPTS_SUPER_MAGIC of `linux/magic.h`.
 const DEVPTS_MAGIC: i64 = 0x1cd1;
+
+/// Size of the caller's terminal, when stdio still is one: a program in the foreground that asks at once
+/// must not find 0 lines and 0 columns.
+fn callers_size() -> Option<WinSize> {
+    [0, 1, 2].into_iter().find_map(|number| winsize(crate::sys::fs::borrow(number)).ok())
+}
 
 /// A terminal of the container's own devpts.
 #[derive(Debug)]
@@ -46,7 +54,7 @@ impl Console {
         let number = pty_number(master.as_fd()).during("name terminal", || path)?;
         let slave = pty_peer(master.as_fd(), libc::O_RDWR | libc::O_NOCTTY | libc::O_CLOEXEC)
             .during("open terminal slave", || path)?;
-        if let Some(size) = size {
+        if let Some(size) = size.or_else(callers_size) {
             set_winsize(master.as_fd(), size).during("set terminal size", || path)?;
         }
         Ok(Console { master, slave, name: format!("/dev/pts/{number}") })

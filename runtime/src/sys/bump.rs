@@ -62,8 +62,11 @@ impl Default for Bump {
     }
 }
 
+/// Least alignment, that of malloc: nix keeps control messages, which need 8, in a `Vec<u8>`.
+const LEAST_ALIGN: usize = 16;
+
 fn aligned(address: usize, align: usize) -> Option<usize> {
-    address.checked_next_multiple_of(align)
+    address.checked_next_multiple_of(align.max(LEAST_ALIGN))
 }
 
 // SAFETY: `alloc` returns memory inside the area that no other allocation holds (the atomic update moves
