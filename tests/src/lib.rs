@@ -116,7 +116,8 @@ pub fn skip<T>(test: &str, reason: &str) -> Option<T> {
 #[must_use]
 pub fn unique(stem: &str) -> String {
     static COUNTER: AtomicUsize = AtomicUsize::new(0);
-    format!("{stem}-{}-{}", std::process::id(), COUNTER.fetch_add(1, Ordering::Relaxed))
+    // The end mark keeps 4 from being a part of 41 where names are searched for.
+    format!("{stem}-{}-{}_", std::process::id(), COUNTER.fetch_add(1, Ordering::Relaxed))
 }
 
 /// Asks until the answer is yes.
