@@ -24,7 +24,7 @@ impl Server {
             if let Ok(process) = self.process_any(target) {
                 process.io.streams.push(serial);
             }
-            let active = ActiveStream { stream, owner: target.clone(), wants: Wants::Finished, tries: 0 };
+            let active = ActiveStream { stream, owner: target.clone(), wants: None, tries: 0 };
             self.streams.insert(serial, active);
             self.pump(serial);
         }
@@ -34,13 +34,13 @@ impl Server {
     pub(crate) fn pump(&mut self, serial: u64) {
         let Some(active) = self.streams.get_mut(&serial) else { return };
         let wants = active.stream.pump(&mut self.scratch);
-        if wants == active.wants {
+        if Some(wants) == active.wants {
             return;
         }
-        if let Some(fd) = active.stream.fd(active.wants) {
+        if let Some(fd) = active.wants.and_then(|before| active.stream.fd(before)) {
             self.poller.remove(fd);
         }
-        active.wants = wants;
+        active.wants = Some(wants);
         let interest = if wants == Wants::Sink { Interest::Write } else { Interest::Read };
         let watched = match active.stream.fd(wants) {
             Some(fd) => self.poller.add(fd, Token::Stream(serial), interest),
@@ -90,7 +90,7 @@ impl Server {
                 active.tries = 0;
             }
         }
-        active.wants = Wants::Finished;
+        active.wants = None;
         self.pump(serial);
     }
 
@@ -98,7 +98,7 @@ impl Server {
     pub(crate) fn nudge_streams(&mut self, target: &Target) {
         let Ok(process) = self.process_any(target) else { return };
         for serial in process.io.streams.clone() {
-            let parked = self.streams.get(&serial).is_some_and(|s| s.wants == Wants::Timer);
+            let parked = self.streams.get(&serial).is_some_and(|s| s.wants == Some(Wants::Timer));
             if parked {
                 self.stream_timer(serial);
             }
@@ -122,7 +122,7 @@ impl Server {
     pub(crate) fn close_streams(&mut self, serials: &[u64]) {
         for serial in serials {
             if let Some(active) = self.streams.remove(serial) {
-                if let Some(fd) = active.stream.fd(active.wants) {
+                if let Some(fd) = active.wants.and_then(|wants| active.stream.fd(wants)) {
                     self.poller.remove(fd);
                 }
                 self.timers.clear(&Timer::Stream(*serial));

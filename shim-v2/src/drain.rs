@@ -37,7 +37,7 @@ impl Server {
         let owned =
             self.streams.values().filter(|s| s.owner == *target && s.stream.channel != Channel::Stdin);
         owned.fold((false, false, 0), |(_, stalled, moved), s| {
-            let blocked = s.wants == Wants::Sink || s.stream.absent_sink().is_some();
+            let blocked = s.wants == Some(Wants::Sink) || s.stream.absent_sink().is_some();
             (true, stalled || blocked, moved + s.stream.moved)
         })
     }

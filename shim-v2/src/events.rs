@@ -57,6 +57,7 @@ pub struct Publisher {
     link: Link,
     stream: u32,
     pause: Duration,
+    fresh: bool,
     dropped: u64,
 }
 
@@ -71,6 +72,7 @@ impl Publisher {
             link: Link::Down,
             stream: 1,
             pause: FIRST_PAUSE,
+            fresh: false,
             dropped: 0,
         }
     }
@@ -99,9 +101,11 @@ impl Publisher {
         self.queue.is_empty()
     }
 
-    /// The connection, to be watched for reading.
-    #[must_use]
-    pub fn fd(&self) -> Option<BorrowedFd<'_>> {
+    /// A connection that was made since the last call, to be watched for reading.
+    pub fn new_connection(&mut self) -> Option<BorrowedFd<'_>> {
+        if !std::mem::take(&mut self.fresh) {
+            return None;
+        }
         match &self.link {
             Link::Down => None,
             Link::Idle(conn) | Link::Waiting(conn, _) => Some(conn.as_fd()),
@@ -118,7 +122,10 @@ impl Publisher {
             }
             Link::Idle(conn) => conn,
             Link::Down => match self.address.as_deref().map(dial) {
-                Some(Ok(stream)) => Conn::new(stream),
+                Some(Ok(stream)) => {
+                    self.fresh = true;
+                    Conn::new(stream)
+                }
                 Some(Err(e)) => return self.back_off(&e),
                 None => return Next::Quiet,
             },

@@ -59,8 +59,8 @@ pub struct ActiveStream {
     pub stream: Stream,
     /// Whose stdio.
     pub owner: Target,
-    /// What epoll watches for it.
-    pub wants: crate::io::stream::Wants,
+    /// What epoll watches for it; nothing before the first turn.
+    pub wants: Option<crate::io::stream::Wants>,
     /// Timer rounds so far.
     pub tries: u32,
 }
@@ -231,9 +231,10 @@ impl Server {
     }
 
     fn after_publish(&mut self, next: Next) {
-        if let Some(fd) = self.publisher.fd() {
-            // EEXIST: still the connection of before.
-            let _ = self.poller.add(fd, Token::Events, Interest::Read);
+        if let Some(fd) = self.publisher.new_connection() {
+            if let Err(e) = self.poller.add(fd, Token::Events, Interest::Read) {
+                log::error!("watch the event connection: {e}");
+            }
         }
         match next {
             Next::Quiet => self.timers.clear(&Timer::Events),
