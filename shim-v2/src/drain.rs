@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use crate::api::Target;
-use crate::io::stream::{Channel, Wants};
+use crate::io::stream::Channel;
 use crate::serve::{Server, Timer};
 use crate::task::Ticket;
 
@@ -32,13 +32,12 @@ impl Server {
         self.drains.push(Drain { target, ticket, until: Instant::now() + LONGEST, moved });
     }
 
-    /// Whether output streams are open, whether one waits for its reader, and how much they have moved.
+    /// Whether output streams are open, whether bytes wait for their reader, and how much they have moved.
     fn output(&self, target: &Target) -> (bool, bool, u64) {
         let owned =
             self.streams.values().filter(|s| s.owner == *target && s.stream.channel != Channel::Stdin);
         owned.fold((false, false, 0), |(_, stalled, moved), s| {
-            let blocked = s.wants == Some(Wants::Sink) || s.stream.absent_sink().is_some();
-            (true, stalled || blocked, moved + s.stream.moved)
+            (true, stalled || s.stream.is_stalled(), moved + s.stream.moved)
         })
     }
 

@@ -6,8 +6,9 @@ use davit::sys::process::{pidfd_open, pidfd_send_signal};
 
 use crate::api::{ApiError, Code, Exec as ExecCall, Response, Target};
 use crate::backend::ExecArgs;
-use crate::calls::{open_stdio, signal_number};
+use crate::calls::signal_number;
 use crate::jobs::{Done, Job};
+use crate::lifecycle::open_stdio;
 use crate::serve::Server;
 use crate::state::{Op, Phase, Role, allowed};
 use crate::task::{Exec, Process, Ticket};

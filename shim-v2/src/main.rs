@@ -14,6 +14,7 @@ mod flags;
 mod info;
 mod io;
 mod jobs;
+mod lifecycle;
 mod logging;
 mod mount;
 mod oom;

@@ -6,6 +6,7 @@ use std::path::PathBuf;
 
 use nix::errno::Errno;
 use nix::fcntl::{SpliceFFlags, splice};
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::unistd::{read, write};
 
 /// Most bytes moved in one turn, so that one stream can't starve the rest of the shim.
@@ -129,6 +130,15 @@ impl Stream {
         }
     }
 
+    /// Whether bytes wait that only the sink's side keeps from moving.
+    #[must_use]
+    pub fn is_stalled(&self) -> bool {
+        let fd = match &self.source {
+            Source::Pipe(fd) | Source::Tty(fd) => fd,
+        };
+        !self.pending.is_empty() || ready(fd).contains(PollFlags::POLLIN)
+    }
+
     /// Replaces an absent sink by an open one.
     pub fn set_sink(&mut self, sink: Sink) {
         self.sink = sink;
@@ -161,7 +171,9 @@ impl Stream {
             Ok(0) => Step::End,
             Ok(bytes) => Step::Moved(bytes),
             // EAGAIN does not say which side; only an empty source can be waited for on the source.
-            Err(Errno::EAGAIN) => Step::Blocked(if readable(source) { Wants::Sink } else { Wants::Source }),
+            Err(Errno::EAGAIN) => {
+                Step::Blocked(if !ready(source).is_empty() { Wants::Sink } else { Wants::Source })
+            }
             Err(Errno::EINTR) => Step::Moved(0),
             // EINVAL: the sink is opened with O_APPEND or its filesystem has no splice.
             Err(Errno::EINVAL) => {
@@ -211,10 +223,12 @@ impl Stream {
     }
 }
 
-fn readable(fd: &OwnedFd) -> bool {
-    use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+/// What poll(2) says of a source now; the end of a pipe is POLLHUP, with POLLIN only when data is left.
+fn ready(fd: &OwnedFd) -> PollFlags {
     let mut fds = [PollFd::new(fd.as_fd(), PollFlags::POLLIN)];
-    matches!(poll(&mut fds, PollTimeout::ZERO), Ok(n) if n > 0)
+    let polled = poll(&mut fds, PollTimeout::ZERO);
+    let [one] = fds;
+    polled.ok().and_then(|_| one.revents()).unwrap_or(PollFlags::empty())
 }
 
 /// Copies a descriptor, close-on-exec.

@@ -81,85 +81,97 @@ pub enum Event {
     },
 }
 
+/// Topic, type name and encoded message of an event.
+type Encoded = (&'static str, &'static str, Vec<u8>);
+
+fn encoded<M: Message>(topic: &'static str, name: &'static str, message: &M) -> Encoded {
+    (topic, name, message.write_to_bytes().unwrap_or_default())
+}
+
+fn create(id: &str, bundle: &str, rootfs: &[Mount], stdio: &Stdio, pid: u32) -> Encoded {
+    let io = tp::TaskIO {
+        stdin: stdio.stdin.clone(),
+        stdout: stdio.stdout.clone(),
+        stderr: stdio.stderr.clone(),
+        terminal: stdio.terminal,
+        ..Default::default()
+    };
+    let message = tp::TaskCreate {
+        container_id: id.to_owned(),
+        bundle: bundle.to_owned(),
+        rootfs: rootfs.iter().map(pb_mount).collect(),
+        io: MessageField::some(io),
+        pid,
+        ..Default::default()
+    };
+    encoded("/tasks/create", "containerd.events.TaskCreate", &message)
+}
+
+fn delete(id: &str, exit: ExitInfo) -> Encoded {
+    let message = tp::TaskDelete {
+        container_id: id.to_owned(),
+        pid: exit.pid,
+        exit_status: exit.status,
+        exited_at: stamp(exit.at),
+        ..Default::default()
+    };
+    encoded("/tasks/delete", "containerd.events.TaskDelete", &message)
+}
+
+fn exit(id: &str, process: &str, exit: ExitInfo) -> Encoded {
+    let message = tp::TaskExit {
+        container_id: id.to_owned(),
+        id: process.to_owned(),
+        pid: exit.pid,
+        exit_status: exit.status,
+        exited_at: stamp(exit.at),
+        ..Default::default()
+    };
+    encoded("/tasks/exit", "containerd.events.TaskExit", &message)
+}
+
+fn exec_started(id: &str, exec: &str, pid: u32) -> Encoded {
+    let message = tp::TaskExecStarted {
+        container_id: id.to_owned(),
+        exec_id: exec.to_owned(),
+        pid,
+        ..Default::default()
+    };
+    encoded("/tasks/exec-started", "containerd.events.TaskExecStarted", &message)
+}
+
 impl Event {
-    /// Topic, type name and encoded message.
-    fn encode(&self) -> (&'static str, &'static str, Vec<u8>) {
-        fn of<M: Message>(
-            topic: &'static str,
-            name: &'static str,
-            m: &M,
-        ) -> (&'static str, &'static str, Vec<u8>) {
-            (topic, name, m.write_to_bytes().unwrap_or_default())
-        }
-        match self.clone() {
-            Event::Create { id, bundle, rootfs, stdio, pid } => {
-                let io = tp::TaskIO {
-                    stdin: stdio.stdin,
-                    stdout: stdio.stdout,
-                    stderr: stdio.stderr,
-                    terminal: stdio.terminal,
-                    ..Default::default()
-                };
-                let message = tp::TaskCreate {
-                    container_id: id,
-                    bundle,
-                    rootfs: rootfs.iter().map(pb_mount).collect(),
-                    io: MessageField::some(io),
-                    pid,
-                    ..Default::default()
-                };
-                of("/tasks/create", "containerd.events.TaskCreate", &message)
+    fn encode(&self) -> Encoded {
+        let d = || Default::default();
+        match self {
+            Event::Create { id, bundle, rootfs, stdio, pid } => create(id, bundle, rootfs, stdio, *pid),
+            Event::Start { id, pid } => {
+                let message = tp::TaskStart { container_id: id.clone(), pid: *pid, special_fields: d() };
+                encoded("/tasks/start", "containerd.events.TaskStart", &message)
             }
-            Event::Start { id, pid } => of(
-                "/tasks/start",
-                "containerd.events.TaskStart",
-                &tp::TaskStart { container_id: id, pid, ..Default::default() },
-            ),
-            Event::Delete { id, exit } => {
-                let message = tp::TaskDelete {
-                    container_id: id,
-                    pid: exit.pid,
-                    exit_status: exit.status,
-                    exited_at: stamp(exit.at),
-                    ..Default::default()
-                };
-                of("/tasks/delete", "containerd.events.TaskDelete", &message)
+            Event::Delete { id, exit } => delete(id, *exit),
+            Event::Exit { id, process, exit: end } => exit(id, process, *end),
+            Event::Oom { id } => {
+                let message = tp::TaskOOM { container_id: id.clone(), special_fields: d() };
+                encoded("/tasks/oom", "containerd.events.TaskOOM", &message)
             }
-            Event::Exit { id, process, exit } => {
-                let message = tp::TaskExit {
-                    container_id: id,
-                    id: process,
-                    pid: exit.pid,
-                    exit_status: exit.status,
-                    exited_at: stamp(exit.at),
-                    ..Default::default()
-                };
-                of("/tasks/exit", "containerd.events.TaskExit", &message)
-            }
-            Event::Oom { id } => of(
-                "/tasks/oom",
-                "containerd.events.TaskOOM",
-                &tp::TaskOOM { container_id: id, ..Default::default() },
-            ),
             Event::ExecAdded { id, exec } => {
-                let message = tp::TaskExecAdded { container_id: id, exec_id: exec, ..Default::default() };
-                of("/tasks/exec-added", "containerd.events.TaskExecAdded", &message)
+                let message = tp::TaskExecAdded {
+                    container_id: id.clone(),
+                    exec_id: exec.clone(),
+                    special_fields: d(),
+                };
+                encoded("/tasks/exec-added", "containerd.events.TaskExecAdded", &message)
             }
-            Event::ExecStarted { id, exec, pid } => {
-                let message =
-                    tp::TaskExecStarted { container_id: id, exec_id: exec, pid, ..Default::default() };
-                of("/tasks/exec-started", "containerd.events.TaskExecStarted", &message)
+            Event::ExecStarted { id, exec, pid } => exec_started(id, exec, *pid),
+            Event::Paused { id } => {
+                let message = tp::TaskPaused { container_id: id.clone(), special_fields: d() };
+                encoded("/tasks/paused", "containerd.events.TaskPaused", &message)
             }
-            Event::Paused { id } => of(
-                "/tasks/paused",
-                "containerd.events.TaskPaused",
-                &tp::TaskPaused { container_id: id, ..Default::default() },
-            ),
-            Event::Resumed { id } => of(
-                "/tasks/resumed",
-                "containerd.events.TaskResumed",
-                &tp::TaskResumed { container_id: id, ..Default::default() },
-            ),
+            Event::Resumed { id } => {
+                let message = tp::TaskResumed { container_id: id.clone(), special_fields: d() };
+                encoded("/tasks/resumed", "containerd.events.TaskResumed", &message)
+            }
         }
     }
 

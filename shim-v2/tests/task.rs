@@ -1,0 +1,497 @@
+//! The task service over its socket, with real containers: davit inside the shim, and runc outside.
+#![allow(clippy::unwrap_used, clippy::indexing_slicing, reason = "a test ends at the first surprise")]
+
+mod harness;
+
+use std::fs;
+use std::io::Write;
+use std::path::Path;
+use std::process::Command;
+
+use containerd_shim_protos::api as pb;
+use containerd_shim_protos::types::task::Status;
+use harness::{Client, Daemon, Events, Io, Runtime, V2, V3, alive, can_run, until};
+use protobuf::Message;
+
+/// Makes one test of each scenario per runtime.
+macro_rules! with_both_runtimes {
+    ($($scenario:ident),* $(,)?) => {
+        mod davit {
+            $(#[test] fn $scenario() {
+                if super::can_run(concat!("davit::", stringify!($scenario)), super::Runtime::Davit) {
+                    super::$scenario(&super::Daemon::new(super::Runtime::Davit));
+                }
+            })*
+        }
+        mod runc {
+            $(#[test] fn $scenario() {
+                if super::can_run(concat!("runc::", stringify!($scenario)), super::Runtime::Runc) {
+                    super::$scenario(&super::Daemon::new(super::Runtime::Runc));
+                }
+            })*
+        }
+    };
+}
+
+with_both_runtimes!(
+    life_of_a_container,
+    exec_exits_come_before_inits,
+    a_megabyte_of_output_and_its_end,
+    stdin_ends_with_close_io,
+    terminal_has_the_size_that_came_before_start,
+    missing_executable_is_create_s_error,
+    exit_code_outlives_a_killed_shim,
+    running_container_of_a_killed_shim_is_removed,
+    pause_and_resume,
+    failed_exec_leaves_the_rest_alone,
+    delete_of_a_created_container,
+    host_pid_namespace_leaves_nothing_behind,
+    grandchild_that_holds_the_output_does_not_hold_delete,
+);
+
+fn life_of_a_container(daemon: &Daemon) {
+    let address = {
+        daemon.make_bundle("c", "sleep 1000", |_| ());
+        daemon.start_shim("c")
+    };
+    let mut client = Client::connect(&address);
+    let pid = daemon.create(&mut client, "c", &Io::none()).unwrap();
+    assert_eq!(daemon.create(&mut client, "c", &Io::none()).unwrap_err().code, 6);
+    let state = client.state("c", "").unwrap();
+    assert_eq!((state.pid, state.status.unwrap()), (pid, Status::CREATED));
+    assert_eq!(state.exited_at.seconds, -62_135_596_800);
+    // Two waits before the start, on two connections.
+    let mut other = Client::connect(&address);
+    let (first, second) = (client.send_wait("c", ""), other.send_wait("c", ""));
+    assert_eq!(client.start("c", ""), Ok(pid));
+    assert_eq!(client.start("c", "").unwrap_err().text, "cannot start a running process");
+    assert_eq!(client.delete("c", "").unwrap_err().text, "cannot delete a running process");
+    assert_eq!(client.state("c", "").unwrap().status.unwrap(), Status::RUNNING);
+
+    client.exec("c", "e", "exit 7", &Io::none()).unwrap();
+    assert_eq!(client.exec("c", "e", "exit 7", &Io::none()).unwrap_err().code, 6);
+    assert_eq!(client.state("c", "e").unwrap().status.unwrap(), Status::CREATED);
+    assert_eq!(client.kill("c", "e", 9).unwrap_err().code, 9);
+    let exec_pid = client.start("c", "e").unwrap();
+    assert_eq!(client.wait("c", "e"), 7);
+    assert_eq!(client.kill("c", "e", 9).unwrap_err().code, 5);
+    let deleted = client.delete("c", "e").unwrap();
+    assert_eq!((deleted.pid, deleted.exit_status), (exec_pid, 7));
+    assert_eq!(client.delete("c", "e").unwrap(), deleted, "a second Delete has the same answer");
+    assert_eq!(client.state("c", "nope").unwrap_err().text, "process does not exist nope");
+
+    assert_eq!(client.connect_task("c").task_pid, pid);
+    client.shutdown();
+    client.kill("c", "", 9).unwrap();
+    assert_eq!(client.receive::<pb::WaitResponse>(first).unwrap().exit_status, 137);
+    assert_eq!(other.receive::<pb::WaitResponse>(second).unwrap().exit_status, 137);
+    assert_eq!(client.kill("c", "", 9).unwrap_err().code, 5);
+    assert_eq!(client.state("c", "").unwrap().status.unwrap(), Status::STOPPED);
+    assert_eq!(client.pids("c").unwrap().iter().map(|p| p.pid).collect::<Vec<_>>(), [pid]);
+    let deleted = client.delete("c", "").unwrap();
+    assert_eq!((deleted.pid, deleted.exit_status), (pid, 137));
+    assert_eq!(other.delete("c", "").unwrap(), deleted);
+    assert_eq!(other.state("c", "").unwrap().exit_status, 137);
+    assert_eq!(client.pids("c").unwrap_err().text, "container not created");
+    daemon.events().wait("/tasks/delete", "c");
+    let expected = [
+        ("create", "c"),
+        ("start", "c"),
+        ("exec-added", "e"),
+        ("exec-started", "e"),
+        ("exit", "e"),
+        ("exit", "c"),
+        ("delete", "c"),
+    ];
+    assert_eq!(daemon.events().order(), expected.map(|(t, p)| (t.to_owned(), p.to_owned())));
+    assert!(!daemon.is_mounted("c") && !daemon.state_dir("c").exists());
+    let shim = client.connect_task("").shim_pid;
+    client.shutdown();
+    daemon.assert_gone(shim, &address);
+}
+
+fn exec_exits_come_before_inits(daemon: &Daemon) {
+    let mut client = daemon.created("c", "sleep 1000", &Io::none());
+    client.start("c", "").unwrap();
+    let execs: Vec<String> = (0..10).map(|n| format!("e{n}")).collect();
+    for exec in &execs {
+        client.exec("c", exec, "sleep 1000", &Io::none()).unwrap();
+        client.start("c", exec).unwrap();
+    }
+    let rows = client.pids("c").unwrap();
+    assert_eq!(rows.iter().filter(|row| row.info.is_some()).count(), execs.len());
+    client.kill("c", "", 9).unwrap();
+    assert_eq!(client.wait("c", ""), 137);
+    daemon.events().wait("/tasks/exit", "c");
+    let exits: Vec<_> = daemon.events().order().into_iter().filter(|(topic, _)| topic == "exit").collect();
+    assert_eq!(exits.len(), execs.len() + 1, "one exit per process");
+    assert_eq!(exits.last().unwrap().1, "c");
+    client.exec("c", "late", "true", &Io::none()).unwrap_err();
+    client.delete("c", "").unwrap();
+}
+
+fn a_megabyte_of_output_and_its_end(daemon: &Daemon) {
+    let io = daemon.io("c", false);
+    let (stdout, stderr) = (io.read(1), io.read(2));
+    let script = "head -c 1048577 /proc/self/exe | tee /tmp/copy; head -c 1048577 /proc/self/exe >&2";
+    let mut client = daemon.created("c", script, &io);
+    client.start("c", "").unwrap();
+    assert_eq!(client.wait("c", ""), 0);
+    let expected = &fs::read("/bin/busybox").unwrap()[..1_048_577];
+    assert!(stdout.join().unwrap() == expected, "stdout is complete and ends");
+    assert!(stderr.join().unwrap() == expected, "stderr is complete and ends");
+    client.delete("c", "").unwrap();
+}
+
+fn stdin_ends_with_close_io(daemon: &Daemon) {
+    let io = daemon.io("c", false);
+    let (stdout, _stderr) = (io.read(1), io.read(2));
+    let mut client = daemon.created("c", "cat; exit 3", &io);
+    client.start("c", "").unwrap();
+    let mut stdin = io.stdin();
+    stdin.write_all(b"hello").unwrap();
+    drop(stdin);
+    // The client's end alone is not the end: another client may attach.
+    let waiting = client.send_wait("c", "");
+    io.stdin().write_all(b" again").unwrap();
+    assert!(!client.has_answer(waiting));
+    let request = pb::CloseIORequest { id: "c".into(), stdin: true, ..Default::default() };
+    client.call::<pb::Empty>("CloseIO", &request).unwrap();
+    assert_eq!(client.receive::<pb::WaitResponse>(waiting).unwrap().exit_status, 3);
+    assert_eq!(stdout.join().unwrap(), b"hello again");
+    client.delete("c", "").unwrap();
+}
+
+fn terminal_has_the_size_that_came_before_start(daemon: &Daemon) {
+    let io = daemon.io("c", true);
+    let stdout = io.read(1);
+    daemon.make_bundle("c", "stty size; exit 4", |config| config["process"]["terminal"] = true.into());
+    let mut client = Client::connect(&daemon.start_shim("c"));
+    daemon.create(&mut client, "c", &io).unwrap();
+    let request = pb::ResizePtyRequest { id: "c".into(), width: 77, height: 33, ..Default::default() };
+    client.call::<pb::Empty>("ResizePty", &request).unwrap();
+    client.start("c", "").unwrap();
+    assert_eq!(client.wait("c", ""), 4);
+    assert_eq!(String::from_utf8(stdout.join().unwrap()).unwrap(), "33 77\r\n");
+    client.delete("c", "").unwrap();
+}
+
+fn missing_executable_is_create_s_error(daemon: &Daemon) {
+    daemon.make_bundle("c", "", |config| config["process"]["args"] = serde_json::json!(["nothing-here"]));
+    let address = daemon.start_shim("c");
+    let mut client = Client::connect(&address);
+    let refusal = daemon.create(&mut client, "c", &Io::none()).unwrap_err();
+    assert!(refusal.text.starts_with("OCI runtime create failed: "), "{}", refusal.text);
+    assert!(refusal.text.contains("executable file not found in $PATH"), "{}", refusal.text);
+    let log = fs::read_to_string(daemon.bundle("c").join("log.json")).unwrap();
+    assert!(log.contains("executable file not found"), "{log}");
+    assert_eq!(client.delete("c", "").unwrap_err().code, 5);
+    assert!(!daemon.is_mounted("c") && !daemon.state_dir("c").exists());
+    assert_eq!(daemon.events().all(), [], "no event of a container that never was");
+    let shim = client.connect_task("").shim_pid;
+    client.shutdown();
+    daemon.assert_gone(shim, &address);
+}
+
+fn kill_shim(client: &mut Client) {
+    let shim = client.connect_task("").shim_pid;
+    nix::sys::signal::kill(nix::unistd::Pid::from_raw(shim as i32), nix::sys::signal::Signal::SIGKILL)
+        .unwrap();
+    until("the end of the shim", || (!alive(shim)).then_some(()));
+}
+
+fn delete_command(daemon: &Daemon, id: &str) -> pb::DeleteResponse {
+    let output = daemon.shim(id, "delete", b"", &[("TTRPC_ADDRESS", "")]);
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    assert_eq!(String::from_utf8_lossy(&output.stderr), "");
+    pb::DeleteResponse::parse_from_bytes(&output.stdout).unwrap()
+}
+
+fn exit_code_outlives_a_killed_shim(daemon: &Daemon) {
+    let mut client = daemon.created("c", "exit 3", &Io::none());
+    let pid = client.start("c", "").unwrap();
+    assert_eq!(client.wait("c", ""), 3);
+    kill_shim(&mut client);
+    let deleted = delete_command(daemon, "c");
+    assert_eq!((deleted.pid, deleted.exit_status), (pid, 3));
+    assert!(!daemon.is_mounted("c") && !daemon.state_dir("c").exists());
+}
+
+fn running_container_of_a_killed_shim_is_removed(daemon: &Daemon) {
+    let address = {
+        daemon.make_bundle("c", "sleep 1000", |_| ());
+        daemon.start_shim("c")
+    };
+    let mut client = Client::connect(&address);
+    let pid = daemon.create(&mut client, "c", &Io::none()).unwrap();
+    client.start("c", "").unwrap();
+    kill_shim(&mut client);
+    assert_eq!(delete_command(daemon, "c").exit_status, 137);
+    until("the end of the container", || (!alive(pid)).then_some(()));
+    assert!(!daemon.is_mounted("c") && !daemon.state_dir("c").exists());
+    assert!(!Path::new(address.strip_prefix("unix://").unwrap()).exists(), "dead socket left behind");
+    assert_eq!(delete_command(daemon, "c").pid, pid, "on a clean bundle it is quiet");
+}
+
+fn pause_and_resume(daemon: &Daemon) {
+    let mut client = daemon.created("c", "sleep 1000", &Io::none());
+    let pause = pb::PauseRequest { id: "c".into(), ..Default::default() };
+    let resume = pb::ResumeRequest { id: "c".into(), ..Default::default() };
+    let text = client.call::<pb::Empty>("Pause", &pause).unwrap_err().text;
+    assert_eq!(text, "cannot pause task in created state");
+    client.start("c", "").unwrap();
+    client.exec("c", "e", "true", &Io::none()).unwrap();
+    client.call::<pb::Empty>("Pause", &pause).unwrap();
+    assert_eq!(client.state("c", "").unwrap().status.unwrap(), Status::PAUSED);
+    assert_eq!(client.start("c", "e").unwrap_err().text, "cannot exec in a paused state");
+    assert_eq!(client.delete("c", "").unwrap_err().text, "cannot delete a paused process");
+    client.call::<pb::Empty>("Resume", &resume).unwrap();
+    assert_eq!(client.state("c", "").unwrap().status.unwrap(), Status::RUNNING);
+    client.start("c", "e").unwrap();
+    assert_eq!(client.wait("c", "e"), 0);
+    // Death while frozen.
+    client.call::<pb::Empty>("Pause", &pause).unwrap();
+    client.kill("c", "", 9).unwrap();
+    if daemon.runtime == Runtime::Runc {
+        // runc 1.1 does not thaw a cgroup v1 for SIGKILL.
+        let _ = client.call::<pb::Empty>("Resume", &resume);
+    }
+    assert_eq!(client.wait("c", ""), 137);
+    client.delete("c", "").unwrap();
+    let topics: Vec<_> = daemon.events().order().into_iter().map(|(topic, _)| topic).collect();
+    assert!(topics.iter().any(|t| t == "paused") && topics.iter().any(|t| t == "resumed"), "{topics:?}");
+}
+
+fn failed_exec_leaves_the_rest_alone(daemon: &Daemon) {
+    let mut client = daemon.created("c", "sleep 1000", &Io::none());
+    client.start("c", "").unwrap();
+    let spec = serde_json::json!({"args": ["/nothing"], "cwd": "/", "env": ["PATH=/bin"], "user": {"uid": 0, "gid": 0}});
+    let any =
+        protobuf::well_known_types::any::Any { value: spec.to_string().into_bytes(), ..Default::default() };
+    let request = pb::ExecProcessRequest {
+        id: "c".into(),
+        exec_id: "e".into(),
+        spec: protobuf::MessageField::some(any),
+        ..Default::default()
+    };
+    client.call::<pb::Empty>("Exec", &request).unwrap();
+    let waiting = client.send_wait("c", "e");
+    let refusal = client.start("c", "e").unwrap_err();
+    assert!(refusal.text.starts_with("OCI runtime exec failed: "), "{}", refusal.text);
+    assert!(refusal.text.contains("no such file or directory"), "{}", refusal.text);
+    assert_eq!(client.receive::<pb::WaitResponse>(waiting).unwrap().exit_status, 0);
+    client.delete("c", "e").unwrap();
+    client.kill("c", "", 9).unwrap();
+    assert_eq!(client.wait("c", ""), 137, "init's exit does not wait for an exec that never was");
+    client.delete("c", "").unwrap();
+}
+
+fn delete_of_a_created_container(daemon: &Daemon) {
+    daemon.make_bundle("c", "sleep 1000", |_| ());
+    let mut client = Client::connect(&daemon.start_shim("c"));
+    let pid = daemon.create(&mut client, "c", &Io::none()).unwrap();
+    client.delete("c", "").unwrap();
+    until("the end of init", || (!alive(pid)).then_some(()));
+    assert!(!daemon.is_mounted("c") && !daemon.state_dir("c").exists());
+    // The id is free again.
+    daemon.make_bundle("c", "exit 5", |_| ());
+    daemon.create(&mut client, "c", &Io::none()).unwrap();
+    client.start("c", "").unwrap();
+    assert_eq!(client.wait("c", ""), 5);
+    client.delete("c", "").unwrap();
+}
+
+fn host_pid_namespace_leaves_nothing_behind(daemon: &Daemon) {
+    daemon.make_bundle("c", "for i in $(seq 20); do sleep 1000 & done; cat", |config| {
+        let namespaces = config["linux"]["namespaces"].as_array_mut().unwrap();
+        namespaces.retain(|n| n["type"] != "pid");
+    });
+    let io = daemon.io("c", false);
+    let _readers = (io.read(1), io.read(2));
+    let mut client = Client::connect(&daemon.start_shim("c"));
+    daemon.create(&mut client, "c", &io).unwrap();
+    client.start("c", "").unwrap();
+    let pids = until("all children", || {
+        let pids: Vec<u32> = client.pids("c").unwrap().iter().map(|p| p.pid).collect();
+        (pids.len() > 20).then_some(pids)
+    });
+    client.exec("c", "e", "sleep 1000", &Io::none()).unwrap();
+    client.start("c", "e").unwrap();
+    client.kill("c", "", 9).unwrap();
+    assert_eq!(client.wait("c", ""), 137);
+    let exits: Vec<_> = daemon.events().order().into_iter().filter(|(topic, _)| topic == "exit").collect();
+    assert_eq!(exits.first().map(|(_, process)| process.as_str()), Some("e"));
+    until("the end of all", || {
+        pids.iter().all(|pid| !Path::new(&format!("/proc/{pid}")).exists()).then_some(())
+    });
+    client.delete("c", "").unwrap();
+}
+
+fn grandchild_that_holds_the_output_does_not_hold_delete(daemon: &Daemon) {
+    let io = daemon.io("e", false);
+    let (stdout, _stderr) = (io.read(1), io.read(2));
+    let mut client = daemon.created("c", "sleep 1000", &Io::none());
+    client.start("c", "").unwrap();
+    client.exec("c", "e", "echo said; sleep 1000 &", &io).unwrap();
+    client.start("c", "e").unwrap();
+    assert_eq!(client.wait("c", "e"), 0);
+    client.delete("c", "e").unwrap();
+    assert_eq!(stdout.join().unwrap(), b"said\n", "Delete ends the reader's FIFO");
+    client.kill("c", "", 9).unwrap();
+    client.wait("c", "");
+    client.delete("c", "").unwrap();
+}
+
+#[test]
+fn unknown_calls_and_malformed_frames() {
+    if !can_run("unknown_calls_and_malformed_frames", Runtime::Davit) {
+        return;
+    }
+    let daemon = Daemon::new(Runtime::Davit);
+    daemon.make_bundle("c", "true", |_| ());
+    let address = daemon.start_shim("c");
+    let mut client = Client::connect(&address);
+    let empty = pb::Empty::new();
+    for (service, method) in [
+        (V2, "Frobnicate"),
+        (V3, "Frobnicate"),
+        ("containerd.task.v9.Task", "State"),
+        ("containerd.runtime.sandbox.v1.Sandbox", "Platform"),
+    ] {
+        let id = client.send(service, method, &empty);
+        assert_eq!(client.receive::<pb::Empty>(id).unwrap_err().code, 12, "{service}/{method}");
+    }
+    for service in [V2, V3] {
+        let id = client.send(service, "Connect", &pb::ConnectRequest::new());
+        assert!(client.receive::<pb::ConnectResponse>(id).unwrap().shim_pid > 0);
+    }
+    let mut bad = Client::connect(&address);
+    bad.stream.write_all(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n").unwrap();
+    let mut rest = Vec::new();
+    std::io::Read::read_to_end(&mut bad.stream, &mut rest).unwrap();
+    assert_eq!(rest, b"", "the connection is closed without an answer");
+    assert_eq!(client.state("c", "").unwrap_err().text, "container not created");
+    let shim = client.connect_task("").shim_pid;
+    client.shutdown();
+    daemon.assert_gone(shim, &address);
+}
+
+#[test]
+fn reply_follows_the_daemon_s_generation() {
+    if !can_run("reply_follows_the_daemon_s_generation", Runtime::Davit) {
+        return;
+    }
+    let daemon = Daemon::new(Runtime::Davit);
+    daemon.make_bundle("c", "true", |_| ());
+    let any = daemon.options_with("").write_to_bytes().unwrap();
+    let plain = daemon.shim("c", "start", &any, &[]);
+    let address = String::from_utf8(plain.stdout).unwrap();
+    assert!(address.starts_with("unix:///run/containerd/s/"), "{address}");
+    assert_eq!(fs::read_to_string(daemon.bundle("c").join("address")).unwrap(), address);
+    // The shim is there: the next start finds it.
+    let json = daemon.shim("c", "start", &any, &[("MAX_SHIM_VERSION", "2")]);
+    let value: serde_json::Value = serde_json::from_slice(&json.stdout).unwrap();
+    assert_eq!(value, serde_json::json!({"version": 2, "address": address, "protocol": "ttrpc"}));
+    let mut client = Client::connect(&address);
+    let shim = client.connect_task("").shim_pid;
+    assert_eq!(fs::read_dir(format!("/proc/{shim}/task")).unwrap().count(), 1, "one thread");
+    let null = Path::new("/dev/null");
+    assert!((0..3).all(|fd| fs::read_link(format!("/proc/{shim}/fd/{fd}")).unwrap() == null));
+    client.shutdown();
+    daemon.assert_gone(shim, &address);
+    let proto = daemon.start_shim("c");
+    assert!(proto.contains(&daemon.dir.path().display().to_string()), "socket_dir is honoured: {proto}");
+}
+
+#[test]
+fn containers_of_a_group_share_a_shim() {
+    if !can_run("containers_of_a_group_share_a_shim", Runtime::Davit) {
+        return;
+    }
+    let daemon = Daemon::new(Runtime::Davit);
+    for id in ["pod", "app"] {
+        daemon.make_bundle(id, "sleep 1000", |config| {
+            config["annotations"] = serde_json::json!({"io.kubernetes.cri.sandbox-id": "pod"});
+        });
+    }
+    let address = daemon.start_shim("pod");
+    assert_eq!(daemon.start_shim("app"), address);
+    let (mut pod, mut app) = (Client::connect(&address), Client::connect(&address));
+    daemon.create(&mut pod, "pod", &Io::none()).unwrap();
+    daemon.create(&mut app, "app", &Io::none()).unwrap();
+    pod.start("pod", "").unwrap();
+    app.start("app", "").unwrap();
+    app.kill("app", "", 9).unwrap();
+    assert_eq!(app.wait("app", ""), 137);
+    app.delete("app", "").unwrap();
+    app.shutdown();
+    assert_eq!(pod.state("pod", "").unwrap().status.unwrap(), Status::RUNNING, "the shim stays for the pod");
+    // containerd runs `delete` for the app when its connection closes: the living socket must stay.
+    delete_command(&daemon, "app");
+    pod.kill("pod", "", 9).unwrap();
+    pod.wait("pod", "");
+    pod.delete("pod", "").unwrap();
+    let shim = pod.connect_task("").shim_pid;
+    pod.shutdown();
+    daemon.assert_gone(shim, &address);
+}
+
+#[test]
+fn events_wait_for_an_absent_daemon() {
+    if !can_run("events_wait_for_an_absent_daemon", Runtime::Davit) {
+        return;
+    }
+    let daemon = Daemon::new(Runtime::Davit);
+    fs::remove_file(daemon.ttrpc()).unwrap();
+    let mut client = daemon.created("c", "exit 9", &Io::none());
+    client.start("c", "").unwrap();
+    assert_eq!(client.wait("c", ""), 9);
+    assert_eq!(daemon.events().all(), []);
+    let events = Events::listen(&daemon.ttrpc());
+    assert_eq!(events.wait("/tasks/exit", "c").status, 9);
+    assert_eq!(events.order(), ["create", "start", "exit"].map(|t| (t.to_owned(), "c".to_owned())));
+    client.delete("c", "").unwrap();
+}
+
+#[test]
+fn state_answers_while_create_is_slow() {
+    if !can_run("state_answers_while_create_is_slow", Runtime::Runc) {
+        return;
+    }
+    let daemon = Daemon::new(Runtime::Runc);
+    daemon.make_bundle("c", "exit 0", |_| ());
+    let mut client = Client::connect(&daemon.start_shim("c"));
+    // A runtime that waits for our word.
+    let gate = daemon.dir.path().join("gate");
+    nix::unistd::mkfifo(&gate, nix::sys::stat::Mode::S_IRWXU).unwrap();
+    let script = daemon.dir.path().join("slow-runtime");
+    fs::write(&script, format!("#!/bin/sh\nread x < {}\nexec runc \"$@\"\n", gate.display())).unwrap();
+    assert!(Command::new("chmod").arg("755").arg(&script).status().unwrap().success());
+    let mut request = daemon.create_request("c", &Io::none());
+    request.options = protobuf::MessageField::some(daemon.options_with(&script.display().to_string()));
+    let create = client.send(V2, "Create", &request);
+    assert_eq!(client.state("c", "").unwrap_err().code, 5);
+    assert_eq!(client.connect_task("c").task_pid, 0);
+    assert!(!client.has_answer(create), "State and Connect did not wait for Create");
+    fs::write(&gate, "go\n").unwrap();
+    client.receive::<pb::CreateTaskResponse>(create).unwrap();
+    assert_eq!(client.state("c", "").unwrap().status.unwrap(), Status::CREATED);
+    // The gate is for every call of the runtime.
+    let delete = client.send(V2, "Delete", &pb::DeleteRequest { id: "c".into(), ..Default::default() });
+    fs::write(&gate, "go\n").unwrap();
+    client.receive::<pb::DeleteResponse>(delete).unwrap();
+}
+
+#[test]
+fn missing_runtime_is_named() {
+    if !can_run("missing_runtime_is_named", Runtime::Davit) {
+        return;
+    }
+    let daemon = Daemon::new(Runtime::Davit);
+    daemon.make_bundle("c", "exit 0", |_| ());
+    let mut client = Client::connect(&daemon.start_shim("c"));
+    let mut request = daemon.create_request("c", &Io::none());
+    request.options = protobuf::MessageField::some(daemon.options_with("no-runc"));
+    let refusal = client.call::<pb::CreateTaskResponse>("Create", &request).unwrap_err();
+    assert!(refusal.text.contains("\"no-runc\": executable file not found in $PATH"), "{}", refusal.text);
+}
