@@ -6,7 +6,9 @@
 
 use std::ffi::{OsStr, OsString};
 use std::os::unix::ffi::OsStrExt;
+use std::path::PathBuf;
 
+use clap::builder::{OsStringValueParser, TypedValueParser};
 use clap::error::{ContextKind, ContextValue, ErrorKind};
 use clap::{Arg, ArgAction, ArgMatches};
 
@@ -108,6 +110,11 @@ pub(super) fn switch(name: &'static str, help: &'static str) -> Arg {
 /// A flag with a value; the last one given wins.
 pub(super) fn value(name: &'static str, help: &'static str) -> Arg {
     Arg::new(name).long(name).help(help).value_name("value").allow_hyphen_values(true)
+}
+
+/// Takes a path; also an empty one, which clap's own parser refuses and runc takes for "not given".
+pub(super) fn path_parser() -> impl TypedValueParser<Value = PathBuf> {
+    OsStringValueParser::new().map(PathBuf::from)
 }
 
 /// The positional arguments.

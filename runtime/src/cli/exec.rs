@@ -1,9 +1,9 @@
 //! `davit exec`.
 
 use anyhow::bail;
-use clap::{Arg, ArgMatches, value_parser};
+use clap::{Arg, ArgMatches};
 
-use super::args::{Arity, container_id, switch, value};
+use super::args::{Arity, container_id, path_parser, switch, value};
 use super::foreground::{self, Reaping, Session};
 use super::global::Global;
 use super::{Command, options, process};
@@ -35,9 +35,7 @@ fn flags() -> Vec<Arg> {
         value("additional-gids", "add a supplementary group id; may be repeated")
             .short('g')
             .action(clap::ArgAction::Append),
-        value("process", "process.json to read instead of the flags")
-            .short('p')
-            .value_parser(value_parser!(std::path::PathBuf)),
+        value("process", "process.json to read instead of the flags").short('p').value_parser(path_parser()),
         switch("detach", "detach from the process").short('d'),
         options::pid_file(),
         value("process-label", "SELinux label of the process"),

@@ -4,11 +4,11 @@ use std::io::Read as _;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, anyhow, bail};
-use clap::{Arg, ArgMatches, value_parser};
+use clap::{Arg, ArgMatches};
 use log::LevelFilter;
 use nix::unistd::geteuid;
 
-use super::args::{go_bool, switch, value};
+use super::args::{go_bool, path_parser, switch, value};
 use super::errno_text;
 use crate::container::Runtime;
 use crate::logging::{self, Format};
@@ -30,11 +30,10 @@ pub(super) struct Global {
 pub(super) fn flags() -> Vec<Arg> {
     vec![
         switch("debug", "enable debug logging"),
-        value("log", "append davit's log to this file (default: standard error)")
-            .value_parser(value_parser!(PathBuf)),
+        value("log", "append davit's log to this file (default: standard error)").value_parser(path_parser()),
         value("log-format", "format of the log: text or json (default: text)"),
         value("root", "directory for the state of containers; it should be on a tmpfs (default: /run/davit)")
-            .value_parser(value_parser!(PathBuf)),
+            .value_parser(path_parser()),
         switch(
             "systemd-cgroup",
             "let systemd make the cgroups; cgroupsPath has the form \"slice:prefix:name\"",

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use anyhow::anyhow;
 use clap::{Arg, ArgMatches, value_parser};
 
-use super::args::{container_id, switch, value};
+use super::args::{container_id, path_parser, switch, value};
 use super::errno_text;
 use crate::container::{Console, CreateOptions, RootSwitch};
 
@@ -14,7 +14,7 @@ pub(super) fn flags() -> Vec<Arg> {
     vec![
         value("bundle", "root of the bundle directory (default: the current directory)")
             .short('b')
-            .value_parser(value_parser!(PathBuf)),
+            .value_parser(path_parser()),
         console_socket(),
         pidfd_socket(),
         pid_file(),
@@ -27,23 +27,22 @@ pub(super) fn flags() -> Vec<Arg> {
 /// `--console-socket`.
 pub(super) fn console_socket() -> Arg {
     value("console-socket", "AF_UNIX socket that gets the master end of the process's terminal")
-        .value_parser(value_parser!(PathBuf))
+        .value_parser(path_parser())
 }
 
 /// `--pidfd-socket`.
 pub(super) fn pidfd_socket() -> Arg {
-    value("pidfd-socket", "AF_UNIX socket that gets a pidfd of the process")
-        .value_parser(value_parser!(PathBuf))
+    value("pidfd-socket", "AF_UNIX socket that gets a pidfd of the process").value_parser(path_parser())
 }
 
 /// `--pid-file`.
 pub(super) fn pid_file() -> Arg {
-    value("pid-file", "file to write the process id to").value_parser(value_parser!(PathBuf))
+    value("pid-file", "file to write the process id to").value_parser(path_parser())
 }
 
 /// `--preserve-fds`.
 pub(super) fn preserve_fds() -> Arg {
-    value("preserve-fds", "pass N more file descriptors to the process (stdio + $LISTEN_FDS + N in all)")
+    value("preserve-fds", "pass N more file descriptors to the process, from 3 on")
         .value_parser(value_parser!(u32))
 }
 

@@ -7,11 +7,11 @@ use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
 use anyhow::{anyhow, bail};
-use clap::{ArgMatches, value_parser};
+use clap::ArgMatches;
 use nix::sys::statfs::{CGROUP2_SUPER_MAGIC, statfs};
 use nix::unistd::{getegid, geteuid};
 
-use super::args::{Arity, switch, value};
+use super::args::{Arity, path_parser, switch, value};
 use super::global::Global;
 use super::{Command, SPEC_VERSION, errno_text};
 
@@ -26,7 +26,7 @@ pub(super) const COMMAND: Command = Command {
         vec![
             value("bundle", "directory to write config.json into (default: the current directory)")
                 .short('b')
-                .value_parser(value_parser!(PathBuf)),
+                .value_parser(path_parser()),
             switch("rootless", "generate a configuration that works without root privileges"),
         ]
     },

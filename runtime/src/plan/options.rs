@@ -101,10 +101,12 @@ const ATTRIBUTES: &[(&str, u64, u64)] = &[
 ];
 
 /// Options of the superblock that fsconfig(2) takes as flags under the same name.
-const SUPERBLOCK: &[&str] = &["sync", "dirsync", "mand", "lazytime", "silent", "iversion"];
+const SUPERBLOCK: &[&str] = &["sync", "dirsync", "mand", "lazytime"];
 
-/// Their opposites, which are the default of a new mount.
-const SUPERBLOCK_DEFAULTS: &[&str] = &["async", "nomand", "nolazytime", "loud", "noiversion", "defaults"];
+/// Their opposites, which are the default of a new mount, and those about messages in the kernel's log, of
+/// which the mount calls used here write none.
+const SUPERBLOCK_DEFAULTS: &[&str] =
+    &["async", "nomand", "nolazytime", "silent", "loud", "noiversion", "defaults"];
 
 const PROPAGATION: &[(&str, u64)] = &[
     ("private", libc::MS_PRIVATE),
@@ -113,7 +115,7 @@ const PROPAGATION: &[(&str, u64)] = &[
     ("unbindable", libc::MS_UNBINDABLE),
 ];
 
-const UNSUPPORTED: &[&str] = &["idmap", "ridmap", "remount"];
+const UNSUPPORTED: &[&str] = &["idmap", "ridmap", "remount", "iversion"];
 
 impl Options {
     /// Parses a mount's option list. What is not a known option belongs to the filesystem.
