@@ -47,6 +47,11 @@ with_both_runtimes!(
     delete_of_a_created_container,
     host_pid_namespace_leaves_nothing_behind,
     grandchild_that_holds_the_output_does_not_hold_delete,
+    oom_comes_before_exit,
+    statistics_of_the_cgroup,
+    execs_leave_nothing_behind_in_the_shim,
+    exec_has_a_session_of_its_own,
+    create_is_finished_for_a_client_that_went_away,
 );
 
 fn life_of_a_container(daemon: &Daemon) {
@@ -339,6 +344,112 @@ fn grandchild_that_holds_the_output_does_not_hold_delete(daemon: &Daemon) {
     assert_eq!(stdout.join().unwrap(), b"said\n", "Delete ends the reader's FIFO");
     client.kill("c", "", 9).unwrap();
     client.wait("c", "");
+    client.delete("c", "").unwrap();
+}
+
+fn oom_comes_before_exit(daemon: &Daemon) {
+    if !Path::new("/sys/fs/cgroup/memory").exists() {
+        eprintln!("SKIPPED oom_comes_before_exit: needs the memory controller on cgroup v1");
+        return;
+    }
+    // dd's buffer is larger than the limit.
+    daemon.make_bundle("c", "exec dd if=/dev/zero of=/dev/null bs=200M count=1", |config| {
+        config["linux"]["resources"] =
+            serde_json::json!({"memory": {"limit": 20_000_000, "swap": 20_000_000}});
+    });
+    let mut client = Client::connect(&daemon.start_shim("c"));
+    daemon.create(&mut client, "c", &Io::none()).unwrap();
+    client.start("c", "").unwrap();
+    assert_eq!(client.wait("c", ""), 137);
+    daemon.events().wait("/tasks/exit", "c");
+    let order: Vec<_> = daemon.events().order().into_iter().map(|(topic, _)| topic).collect();
+    assert_eq!(order, ["create", "start", "oom", "exit"]);
+    client.delete("c", "").unwrap();
+}
+
+fn statistics_of_the_cgroup(daemon: &Daemon) {
+    let mut client = daemon.created("c", "sleep 1000", &Io::none());
+    client.start("c", "").unwrap();
+    let request = pb::StatsRequest { id: "c".into(), ..Default::default() };
+    let stats = client.call::<pb::StatsResponse>("Stats", &request).unwrap().stats;
+    let pids = match stats.type_url.as_str() {
+        "io.containerd.cgroups.v1.Metrics" => {
+            let metrics =
+                containerd_shim_protos::cgroups::metrics::Metrics::parse_from_bytes(&stats.value).unwrap();
+            assert!(metrics.memory.usage.usage > 0);
+            metrics.pids.current
+        }
+        "io.containerd.cgroups.v2.Metrics" => {
+            let metrics =
+                containerd_shim_protos::cgroups_v2::metrics::Metrics::parse_from_bytes(&stats.value);
+            metrics.unwrap().pids.current
+        }
+        other => panic!("unknown type {other}"),
+    };
+    assert!(pids >= 1, "the shell, and sleep where the shell does not become it");
+    client.kill("c", "", 9).unwrap();
+    client.wait("c", "");
+    client.call::<pb::StatsResponse>("Stats", &request).expect("the last numbers of a stopped container");
+    client.delete("c", "").unwrap();
+    assert_eq!(client.call::<pb::StatsResponse>("Stats", &request).unwrap_err().code, 5);
+}
+
+fn execs_leave_nothing_behind_in_the_shim(daemon: &Daemon) {
+    let mut client = daemon.created("c", "sleep 1000", &Io::none());
+    client.start("c", "").unwrap();
+    let shim = client.connect_task("").shim_pid;
+    let open_files = || fs::read_dir(format!("/proc/{shim}/fd")).unwrap().count();
+    let children = || fs::read_to_string(format!("/proc/{shim}/task/{shim}/children")).unwrap();
+    // The event connection is made by the first event; it stays.
+    daemon.events().wait("/tasks/start", "c");
+    let (files, alone) = (open_files(), children());
+    for n in 0..30 {
+        let (io, exec) = (daemon.io(&format!("e{n}"), n % 2 == 0), format!("e{n}"));
+        let stdout = io.read(1);
+        let stderr = (n % 2 != 0).then(|| io.read(2));
+        client.exec("c", &exec, "echo said; sleep 0 & exit 3", &io).unwrap();
+        client.start("c", &exec).unwrap();
+        assert_eq!(client.wait("c", &exec), 3);
+        client.delete("c", &exec).unwrap();
+        assert!(stdout.join().unwrap().starts_with(b"said"));
+        stderr.map(|reader| reader.join().unwrap());
+    }
+    until("the orphans' end", || (children() == alone).then_some(()));
+    assert_eq!(open_files(), files, "descriptors of the shim");
+    client.kill("c", "", 9).unwrap();
+    client.wait("c", "");
+    client.delete("c", "").unwrap();
+}
+
+fn exec_has_a_session_of_its_own(daemon: &Daemon) {
+    let mut client = daemon.created("c", "sleep 1000", &Io::none());
+    client.start("c", "").unwrap();
+    client.exec("c", "e", "sleep 1000", &Io::none()).unwrap();
+    let pid = client.start("c", "e").unwrap();
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap();
+    let fields: Vec<&str> = stat.rsplit(") ").next().unwrap().split(' ').collect();
+    // After the name: state, ppid, pgrp, session.
+    assert_eq!((fields[2], fields[3]), (pid.to_string().as_str(), pid.to_string().as_str()));
+    client.kill("c", "e", 15).unwrap();
+    assert_eq!(client.wait("c", "e"), 143);
+    client.kill("c", "", 9).unwrap();
+    client.wait("c", "");
+    client.delete("c", "").unwrap();
+}
+
+fn create_is_finished_for_a_client_that_went_away(daemon: &Daemon) {
+    daemon.make_bundle("c", "exit 6", |_| ());
+    let address = daemon.start_shim("c");
+    let mut gone = Client::connect(&address);
+    gone.send(V2, "Create", &daemon.create_request("c", &Io::none()));
+    drop(gone);
+    daemon.events().wait("/tasks/create", "c");
+    // containerd comes back: Connect, Pids, and the task is whole.
+    let mut client = Client::connect(&address);
+    assert!(client.connect_task("c").task_pid > 0);
+    assert_eq!(client.pids("c").unwrap().len(), 1);
+    client.start("c", "").unwrap();
+    assert_eq!(client.wait("c", ""), 6);
     client.delete("c", "").unwrap();
 }
 

@@ -360,9 +360,21 @@ impl Daemon {
             fs::create_dir_all(rootfs.join(sub)).unwrap();
         }
         fs::copy("/bin/busybox", rootfs.join("bin/busybox")).unwrap();
-        for applet in
-            ["sh", "sleep", "cat", "true", "echo", "head", "stty", "kill", "seq", "sha256sum", "mkdir", "tee"]
-        {
+        for applet in [
+            "sh",
+            "sleep",
+            "cat",
+            "true",
+            "echo",
+            "head",
+            "stty",
+            "kill",
+            "seq",
+            "sha256sum",
+            "mkdir",
+            "tee",
+            "dd",
+        ] {
             std::os::unix::fs::symlink("busybox", rootfs.join("bin").join(applet)).unwrap();
         }
         let serial = SERIAL.fetch_add(1, Ordering::Relaxed);
