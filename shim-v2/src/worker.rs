@@ -9,7 +9,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use davit::sys::fs::{CloseRange, adopt, close_range, dup_onto};
-use davit::sys::prctl::set_child_subreaper;
+use davit::sys::prctl::{set_child_subreaper, set_thp_disable};
 use davit::sys::process::{Exit, Fork, WaitFor, WaitMode, exit_now, fork, wait};
 use davit::sys::signal::{BrokenPipe, set_broken_pipe};
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
@@ -72,6 +72,8 @@ fn enter(
     sigprocmask(SigmaskHow::SIG_SETMASK, Some(&SigSet::empty()), None)?;
     set_broken_pipe(BrokenPipe::Default)?;
     set_child_subreaper(true)?;
+    // The shim lives without huge pages; the setting is inherited, and containers are to have theirs.
+    set_thp_disable(false)?;
     let standard = [(&stdio.stdin, 0), (&stdio.stdout, 1), (&stdio.stderr, 2)];
     let wanted = standard
         .iter()
@@ -137,8 +139,11 @@ impl Worker {
         let read = crate::io::set_nonblocking(&self.result)
             .and_then(|()| self.result.try_clone())
             .map(|fd| std::fs::File::from(fd).take(ERROR_LIMIT as u64 + 1).read_to_end(&mut message));
-        if let Err(e) = read {
-            return Err(format!("read the worker's answer: {e}"));
+        match read {
+            // Somebody has kept the pipe: what is there is the whole answer, since the worker has ended.
+            Ok(Err(e)) if e.kind() == io::ErrorKind::WouldBlock => {}
+            Ok(Err(e)) | Err(e) => return Err(format!("read the worker's answer: {e}")),
+            Ok(Ok(_)) => {}
         }
         match message.split_first() {
             Some((&OK, pid)) => match pid.try_into() {

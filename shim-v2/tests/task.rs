@@ -1,5 +1,11 @@
 //! The task service over its socket, with real containers: davit inside the shim, and runc outside.
-#![allow(clippy::unwrap_used, clippy::indexing_slicing, reason = "a test ends at the first surprise")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    reason = "a test ends at the first surprise"
+)]
 
 mod harness;
 
@@ -51,6 +57,7 @@ with_both_runtimes!(
     statistics_of_the_cgroup,
     execs_leave_nothing_behind_in_the_shim,
     exec_has_a_session_of_its_own,
+    nothing_of_the_shim_reaches_the_container,
     create_is_finished_for_a_client_that_went_away,
 );
 
@@ -434,6 +441,28 @@ fn exec_has_a_session_of_its_own(daemon: &Daemon) {
     assert_eq!(client.wait("c", "e"), 143);
     client.kill("c", "", 9).unwrap();
     client.wait("c", "");
+    client.delete("c", "").unwrap();
+}
+
+fn nothing_of_the_shim_reaches_the_container(daemon: &Daemon) {
+    let io = daemon.io("c", false);
+    let (stdout, _stderr) = (io.read(1), io.read(2));
+    let script = "cat /proc/self/status; for fd in /proc/self/fd/*; do echo fd $fd; done";
+    let mut client = daemon.created("c", script, &io);
+    client.start("c", "").unwrap();
+    assert_eq!(client.wait("c", ""), 0);
+    let text = String::from_utf8(stdout.join().unwrap()).unwrap();
+    let field = |name: &str| text.lines().find_map(|l| l.strip_prefix(name)).map(str::trim);
+    assert_eq!(field("SigBlk:"), Some("0000000000000000"));
+    // glibc's posix_spawn, by which this test starts the shim, ignores its two internal signals 32 and 33.
+    let ignored = u64::from_str_radix(field("SigIgn:").unwrap(), 16).unwrap();
+    assert_eq!(ignored & 0x7fff_ffff, 0, "SIGPIPE among them");
+    // The kernel shows it from 5.0 on.
+    assert!(matches!(field("THP_enabled:"), Some("1") | None), "{:?}", field("THP_enabled:"));
+    let numbers: Vec<u32> =
+        text.lines().filter_map(|l| l.strip_prefix("fd /proc/self/fd/")?.parse().ok()).collect();
+    // The shell's directory handle while it expands the pattern may be one more.
+    assert!(numbers.starts_with(&[0, 1, 2]) && numbers.len() <= 4, "{numbers:?}");
     client.delete("c", "").unwrap();
 }
 
