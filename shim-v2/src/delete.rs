@@ -10,9 +10,8 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result, anyhow};
 
 use crate::api::{ExitInfo, Stamp};
-use crate::backend::{Backend, Force, remembered};
+use crate::backend::{Backend, remembered};
 use crate::flags::Flags;
-use crate::mount;
 use crate::record;
 use crate::wire::task::deleted;
 
@@ -28,13 +27,7 @@ pub fn run(flags: &Flags) -> Result<Vec<u8>> {
     let options = remembered(&bundle);
     let backend = Backend::new(&options, &flags.namespace);
     let recorded = record::read(&bundle);
-    if backend.has_state(&flags.id) {
-        backend
-            .delete(&flags.id, &bundle, Force::Yes)
-            .map_err(|text| anyhow!("delete {}: {text}", flags.id))?;
-    } else {
-        mount::unmount_recursive(&bundle.join("rootfs"))?;
-    }
+    backend.clean_up(&flags.id, &bundle).map_err(|text| anyhow!("delete {}: {text}", flags.id))?;
     remove_dead_socket(&bundle);
     let exit =
         recorded.unwrap_or_else(|| ExitInfo { pid: init_pid(&bundle), status: KILLED, at: Stamp::now() });

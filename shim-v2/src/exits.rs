@@ -20,10 +20,18 @@ const SIGKILL: i32 = libc::SIGKILL;
 impl Server {
     /// A process's pidfd is readable.
     pub(crate) fn process_ended(&mut self, serial: u64) {
-        let Some(target) = self.processes.get(&serial).cloned() else { return };
-        if self.collect(&target) {
-            self.after_exit(&target);
+        if let Some(target) = self.processes.get(&serial).cloned() {
+            self.process_gone(&target);
         }
+    }
+
+    /// Reaps a process and does what its end asks for. False when it still runs.
+    pub(crate) fn process_gone(&mut self, target: &Target) -> bool {
+        let gone = self.collect(target);
+        if gone {
+            self.after_exit(target);
+        }
+        gone
     }
 
     /// Reaps a process and notes its end. False when it still runs.

@@ -113,18 +113,13 @@ impl Server {
         loop {
             self.finish_workers();
             let Ok(Some((pid, _))) = wait(WaitFor::Any, WaitMode::Peek) else { return };
-            let known = self
-                .containers
-                .values()
-                .flat_map(|c| c.processes())
-                .find(|p| p.pid == pid && p.pidfd.is_some());
-            if let Some(process) = known {
-                // Its start event is not queued yet: the worker's end brings us back here.
-                if process.starting {
+            let processes = || self.containers.values().flat_map(|c| c.processes());
+            let known = processes().find(|p| p.pid == pid && p.pidfd.is_some());
+            if let Some((target, starting)) = known.map(|p| (p.target.clone(), p.starting)) {
+                // Before its start event is queued it must wait: the worker's end brings us back here.
+                if starting || !self.process_gone(&target) {
                     return;
                 }
-                let serial = process.serial;
-                self.process_ended(serial);
                 continue;
             }
             // An init can show up between the look at the workers and the look at the zombies; its worker

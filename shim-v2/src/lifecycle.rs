@@ -92,12 +92,12 @@ impl Server {
         };
         let Some(container) = self.containers.get_mut(id) else { return };
         container.made = false;
-        let leftovers = container.backend.has_state(id);
-        if leftovers {
+        // A worker that failed has cleaned up; one that was killed has not.
+        if container.backend.has_state(id) || !container.rootfs.is_empty() {
             let (backend, bundle, name) =
                 (container.backend.clone(), container.bundle.clone(), id.to_owned());
             let job = Job::Undo(id.to_owned(), error.clone());
-            let undo = move || backend.delete(&name, &bundle, Force::Yes).map(|()| 0);
+            let undo = move || backend.clean_up(&name, &bundle).map(|()| 0);
             if self.launch(job, done.ticket, undo).is_ok() {
                 return;
             }

@@ -13,7 +13,7 @@ use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, anyhow, bail};
-use davit::sys::fs::dup_onto;
+use davit::sys::fs::{CloseRange, close_range, dup_onto};
 use davit::sys::prctl::set_thp_disable;
 use davit::sys::process::{Fork, exec_fd, exit_now, fork};
 use davit::sys::signal::create_core_schedule;
@@ -180,6 +180,8 @@ fn become_daemon(
             dup_onto(null.as_fd(), fd).context("redirect stdio")?;
         }
         dup_onto(listener.as_fd(), LISTEN_FD).context("hand over the socket")?;
+        // containerd's parent may have left descriptors open in it. ENOSYS before kernel 5.9, EINVAL before 5.11.
+        let _ = close_range(LISTEN_FD as u32 + 1, CloseRange::CloseOnExec);
         Ok(exe)
     };
     match prepare() {

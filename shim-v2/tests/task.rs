@@ -59,6 +59,8 @@ with_both_runtimes!(
     exec_has_a_session_of_its_own,
     nothing_of_the_shim_reaches_the_container,
     create_is_finished_for_a_client_that_went_away,
+    a_reader_that_comes_back_misses_nothing,
+    output_without_a_reader_waits_for_one,
 );
 
 fn life_of_a_container(daemon: &Daemon) {
@@ -480,6 +482,78 @@ fn create_is_finished_for_a_client_that_went_away(daemon: &Daemon) {
     client.start("c", "").unwrap();
     assert_eq!(client.wait("c", ""), 6);
     client.delete("c", "").unwrap();
+}
+
+fn a_reader_that_comes_back_misses_nothing(daemon: &Daemon) {
+    let io = daemon.io("c", false);
+    let _stderr = io.read(2);
+    let script = "echo first; cat >/dev/null; seq 100000; exit 0";
+    let path = io.path(1);
+    let first = std::thread::spawn(move || {
+        let mut line = [0; 6];
+        std::io::Read::read_exact(&mut fs::File::open(path).unwrap(), &mut line).unwrap();
+        line
+    });
+    let mut client = daemon.created("c", script, &io);
+    client.start("c", "").unwrap();
+    assert_eq!(&first.join().unwrap(), b"first\n");
+    // Nobody reads now, and the process goes on: its output is more than a pipe and a FIFO hold.
+    let request = pb::CloseIORequest { id: "c".into(), stdin: true, ..Default::default() };
+    client.call::<pb::Empty>("CloseIO", &request).unwrap();
+    let waiting = client.send_wait("c", "");
+    assert_eq!(client.state("c", "").unwrap().status.unwrap(), Status::RUNNING);
+    let rest = io.read(1);
+    assert_eq!(client.receive::<pb::WaitResponse>(waiting).unwrap().exit_status, 0, "no SIGPIPE");
+    let expected: String = (1..=100_000).map(|n| format!("{n}\n")).collect();
+    assert!(rest.join().unwrap() == expected.as_bytes());
+    client.delete("c", "").unwrap();
+}
+
+fn output_without_a_reader_waits_for_one(daemon: &Daemon) {
+    let io = daemon.io("c", false);
+    let mut client = daemon.created("c", "echo late; echo bad >&2", &io);
+    client.start("c", "").unwrap();
+    assert_eq!(client.wait("c", ""), 0, "nothing waits for the FIFO's reader");
+    let (stdout, stderr) = (io.read(1), io.read(2));
+    assert_eq!((stdout.join().unwrap(), stderr.join().unwrap()), (b"late\n".to_vec(), b"bad\n".to_vec()));
+    client.delete("c", "").unwrap();
+}
+
+#[test]
+fn a_killed_worker_leaves_nothing_behind() {
+    if !can_run("a_killed_worker_leaves_nothing_behind", Runtime::Runc) {
+        return;
+    }
+    let daemon = Daemon::new(Runtime::Runc);
+    daemon.make_bundle("c", "exit 0", |_| ());
+    let address = daemon.start_shim("c");
+    let mut client = Client::connect(&address);
+    let shim = client.connect_task("c").shim_pid;
+    // A runtime that never comes to its end.
+    let script = daemon.dir.path().join("stuck-runtime");
+    fs::write(&script, "#!/bin/sh\nexec sleep 1000\n").unwrap();
+    assert!(Command::new("chmod").arg("755").arg(&script).status().unwrap().success());
+    let mut request = daemon.create_request("c", &Io::none());
+    request.options = protobuf::MessageField::some(daemon.options_with(&script.display().to_string()));
+    let create = client.send(V2, "Create", &request);
+    let children = |pid: u32| -> Vec<u32> {
+        let text = fs::read_to_string(format!("/proc/{pid}/task/{pid}/children")).unwrap_or_default();
+        text.split_whitespace().map(|word| word.parse().unwrap()).collect()
+    };
+    let worker = until("the worker", || children(shim).first().copied());
+    let runtime = until("the runtime", || children(worker).first().copied());
+    let kill = |pid: u32| {
+        nix::sys::signal::kill(nix::unistd::Pid::from_raw(pid as i32), nix::sys::signal::Signal::SIGKILL)
+            .unwrap();
+    };
+    kill(worker);
+    let refusal = client.receive::<pb::CreateTaskResponse>(create).unwrap_err();
+    assert!(refusal.text.contains("the worker was killed by signal 9"), "{}", refusal.text);
+    assert!(!daemon.is_mounted("c"));
+    kill(runtime);
+    until("the orphan's end", || children(shim).is_empty().then_some(()));
+    client.shutdown();
+    daemon.assert_gone(shim, &address);
 }
 
 #[test]

@@ -198,6 +198,17 @@ impl Backend {
         mount::unmount_recursive(&bundle.join("rootfs")).map_err(|e| e.to_string())
     }
 
+    /// Removes whatever there is of a container, by force; nothing is fine too.
+    ///
+    /// # Errors
+    /// As [`Backend::delete`].
+    pub fn clean_up(&self, id: &str, bundle: &Path) -> Outcome<()> {
+        if self.has_state(id) {
+            return self.delete(id, bundle, Force::Yes);
+        }
+        mount::unmount_recursive(&bundle.join("rootfs")).map_err(|e| e.to_string())
+    }
+
     /// Changes limits; `resources` is JSON of the spec's LinuxResources.
     ///
     /// # Errors

@@ -321,6 +321,11 @@ impl Io {
         self.names[index].as_ref().map_or_else(String::new, |p| p.display().to_string())
     }
 
+    /// A FIFO's path.
+    pub fn path(&self, index: usize) -> PathBuf {
+        self.names[index].clone().unwrap()
+    }
+
     /// Reads an output FIFO to its end, in the background.
     pub fn read(&self, index: usize) -> thread::JoinHandle<Vec<u8>> {
         let path = self.names[index].clone().unwrap();
