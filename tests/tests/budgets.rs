@@ -1,0 +1,128 @@
+//! System calls of each command: counts that are only ever lowered (DESIGN section 8).
+//!
+//! Counted with strace, in all processes that a command makes, on the bundle that `davit spec` writes. Calls of
+//! the C library's start-up and allocator are left out: they differ between a static and a dynamic build.
+//! The counts of runc and crun on the same bundle are printed beside, where those are installed.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::Path;
+
+use davit_tests::{Bundle, View, World, skip};
+
+/// Calls that belong to a program's start or its allocator, not to the runtime's work. fcntl: Rust's debug
+/// builds check each descriptor when it is closed.
+const NOT_COUNTED: &[&str] = &[
+    "access",
+    "arch_prctl",
+    "brk",
+    "fcntl",
+    "futex",
+    "getrandom",
+    "mmap",
+    "mprotect",
+    "mremap",
+    "munmap",
+    "poll",
+    "pread64",
+    "rseq",
+    "rt_sigaction",
+    "rt_sigprocmask",
+    "rt_sigreturn",
+    "sched_getaffinity",
+    "set_robust_list",
+    "set_tid_address",
+    "sigaltstack",
+];
+
+/// Counts the calls in strace's output file: a line each, `PID name(…` or `PID <... name resumed>…`.
+fn count(trace: &Path) -> (usize, BTreeMap<String, usize>) {
+    let mut calls = BTreeMap::new();
+    for line in fs::read_to_string(trace).unwrap().lines() {
+        let Some((_, rest)) = line.split_once(' ') else { continue };
+        // The dynamic loader's search for libraries.
+        if rest.contains(".so") {
+            continue;
+        }
+        // Resumed lines, signals and exits are not calls.
+        let Some((name, _)) = rest.trim_start().split_once('(') else { continue };
+        let is_name = !name.is_empty() && name.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_');
+        if is_name && !NOT_COUNTED.contains(&name) {
+            *calls.entry(name.to_owned()).or_insert(0) += 1;
+        }
+    }
+    (calls.values().sum(), calls)
+}
+
+/// Runs a command of a runtime under strace and counts its calls; `None` when it fails.
+fn traced(
+    world: &World,
+    program: Option<&Path>,
+    bundle: &Bundle,
+    view: View,
+    args: &[&str],
+) -> Option<usize> {
+    let trace = world.path("trace");
+    bundle.write();
+    let mut call = world
+        .call(args)
+        .view(view)
+        .dir(bundle.dir())
+        // cargo's library path makes the loader look in more places.
+        .wrapper(&["env", "-u", "LD_LIBRARY_PATH", "strace", "-f", "-qq", "-o", trace.to_str().unwrap()]);
+    if let Some(program) = program {
+        call = call.with(program);
+    }
+    let output = call.run();
+    if program.is_none() {
+        output.ok();
+    } else if output.code != 0 {
+        println!("{args:?}: {}", output.error());
+        return None;
+    }
+    let (total, calls) = count(&trace);
+    println!("{args:?}: {total} {calls:?}");
+    Some(total)
+}
+
+fn enter(test: &str) -> Option<World> {
+    let world = World::enter(test)?;
+    if !Path::new("/usr/bin/strace").exists() {
+        return skip(test, "no strace");
+    }
+    if world.is_runc() {
+        return skip(test, "budgets are davit's");
+    }
+    Some(world)
+}
+
+/// `run` of a program that ends at once. The count includes the program's own calls, which are few.
+#[test]
+fn run_on_pure_v2() {
+    let Some(world) = enter("run_on_pure_v2") else { return };
+    let mut bundle = world.bundle();
+    bundle.args(&["true"]);
+    let id = davit_tests::unique("davit-test-budget");
+    let davit = traced(&world, None, &bundle, View::PureV2, &["run", &id]).unwrap();
+    for peer in ["/usr/sbin/runc", "/usr/bin/crun"].map(Path::new).iter().filter(|peer| peer.exists()) {
+        println!(
+            "{}: {:?}",
+            peer.display(),
+            traced(&world, Some(peer), &bundle, View::PureV2, &["run", &id])
+        );
+    }
+    assert!(davit <= 395, "davit run made {davit} system calls");
+}
+
+#[test]
+fn exec_and_state() {
+    let Some(world) = enter("exec_and_state") else { return };
+    let mut bundle = world.bundle();
+    bundle.args(&["sleep", "1000"]);
+    let c = world.container(&bundle).started();
+    let exec = traced(&world, None, &bundle, View::Host, &["exec", &c.id, "true"]).unwrap();
+    let state = traced(&world, None, &bundle, View::Host, &["state", &c.id]).unwrap();
+    c.finish();
+    assert!(exec <= 265, "davit exec made {exec} system calls");
+    assert!(state <= 48, "davit state made {state} system calls");
+}
