@@ -40,6 +40,9 @@ impl Server {
 
     /// Start of an exec. Several run side by side; nothing waits for them.
     pub(crate) fn start_exec(&mut self, ticket: Ticket, target: &Target) -> Result<(), ApiError> {
+        let container = self.container(&target.id)?;
+        let stdio = &container.process(&target.exec)?.stdio;
+        let logger = self.logger(stdio, container.owner);
         let container = self.container_mut(&target.id)?;
         let (backend, bundle, owner) = (container.backend.clone(), container.bundle.clone(), container.owner);
         let init = (container.init.phase, container.init.held.is_some());
@@ -61,6 +64,7 @@ impl Server {
             bundle,
             spec: exec.spec.clone(),
             terminal: exec.process.stdio.terminal,
+            logger,
         };
         let (side, console) = open_stdio(&mut exec.process, owner)?;
         exec.process.starting = true;

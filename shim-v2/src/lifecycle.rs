@@ -8,9 +8,10 @@ use davit::sys::fs::set_winsize;
 use davit::sys::process::pidfd_open;
 use nix::sys::socket::{AddressFamily, SockFlag, SockType, socketpair};
 
-use crate::api::{ApiError, Create, Response, Target};
-use crate::backend::{Backend, CreateArgs, Force};
+use crate::api::{ApiError, Create, Response, Stdio, Target};
+use crate::backend::{Backend, CreateArgs, Force, LoggerArgs};
 use crate::config::{self, Facts};
+use crate::io::logger::Logger;
 use crate::io::{ContainerSide, Owner, pty};
 use crate::jobs::{Done, Job};
 use crate::options::Options;
@@ -47,6 +48,7 @@ impl Server {
             bundle: container.bundle.clone(),
             rootfs: create.rootfs,
             options,
+            logger: self.logger(&create.stdio, container.owner),
         };
         let mut container = container;
         let (side, console) = open_stdio(&mut container.init, container.owner)?;
@@ -78,6 +80,12 @@ impl Server {
             kill_all: facts.kill_all,
             sweeping: false,
         }
+    }
+
+    /// The program that a process's stdout names, if it names one.
+    pub(crate) fn logger(&self, stdio: &Stdio, owner: Owner) -> Option<LoggerArgs> {
+        let logger = Logger::parse(&stdio.stdout)?;
+        Some(LoggerArgs { logger, namespace: self.namespace.clone(), owner })
     }
 
     pub(crate) fn created(&mut self, id: &str, done: Done) {

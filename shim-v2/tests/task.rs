@@ -520,6 +520,51 @@ fn output_without_a_reader_waits_for_one(daemon: &Daemon) {
 }
 
 #[test]
+fn output_goes_to_a_file_or_a_logging_program() {
+    if !can_run("output_goes_to_a_file_or_a_logging_program", Runtime::Davit) {
+        return;
+    }
+    let daemon = Daemon::new(Runtime::Davit);
+    daemon.make_bundle("c", "echo out; echo err >&2; exit 2", |_| ());
+    let mut client = Client::connect(&daemon.start_shim("c"));
+    let mut run = |stdout: &str| {
+        let mut request = daemon.create_request("c", &Io::none());
+        request.stdout = stdout.to_owned();
+        client.call::<pb::CreateTaskResponse>("Create", &request)?;
+        client.start("c", "").unwrap();
+        assert_eq!(client.wait("c", ""), 2);
+        client.delete("c", "").map(drop)
+    };
+    let file = daemon.dir.path().join("logs/c.log");
+    run(&format!("file://{}", file.display())).unwrap();
+    let mut lines: Vec<String> = fs::read_to_string(&file).unwrap().lines().map(str::to_owned).collect();
+    lines.sort();
+    assert_eq!(lines, ["err", "out"]);
+
+    let (program, log) = (daemon.dir.path().join("logger"), daemon.dir.path().join("log"));
+    let script = |ready: &str| {
+        format!("#!/bin/sh\n{ready}\nexec 5>&-\n(echo $CONTAINER_ID $1 $2; cat <&3; cat <&4; echo end) >$2\n")
+    };
+    let install = |text: String| {
+        fs::write(&program, text).unwrap();
+        assert!(Command::new("chmod").arg("755").arg(&program).status().unwrap().success());
+    };
+    let uri = |scheme: &str| format!("{scheme}://{}?to={}", program.display(), log.display());
+    let expected = format!("c to {}\nout\nerr\nend\n", log.display());
+    for (scheme, ready) in [("binary", ""), ("binary-v2", "printf r >&5")] {
+        let _ = fs::remove_file(&log);
+        install(script(ready));
+        run(&uri(scheme)).unwrap();
+        until("the whole log", || (fs::read_to_string(&log).ok()? == expected).then_some(()));
+    }
+    install("#!/bin/sh\nexit 1\n".to_owned());
+    let refusal = run(&uri("binary-v2")).unwrap_err();
+    assert!(refusal.text.contains("ended before it was ready"), "{}", refusal.text);
+    let refusal = run("kafka://topic").unwrap_err();
+    assert!(refusal.text.contains("unknown STDIO scheme \"kafka\""), "{}", refusal.text);
+}
+
+#[test]
 fn a_killed_worker_leaves_nothing_behind() {
     if !can_run("a_killed_worker_leaves_nothing_behind", Runtime::Runc) {
         return;

@@ -9,6 +9,8 @@ use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 
 use crate::api::Mount;
+use crate::io::Owner;
+use crate::io::logger::Logger;
 use crate::mount;
 use crate::options::Options;
 
@@ -40,6 +42,23 @@ pub struct CreateArgs {
     pub rootfs: Vec<Mount>,
     /// Runtime options.
     pub options: Options,
+    /// A program that reads the output.
+    pub logger: Option<LoggerArgs>,
+}
+
+/// A logging program and what it is told.
+#[derive(Clone, Debug)]
+pub struct LoggerArgs {
+    /// The program.
+    pub logger: Logger,
+    /// containerd namespace.
+    pub namespace: String,
+    /// Owner of the pipes.
+    pub owner: Owner,
+}
+
+fn start_logger(args: Option<&LoggerArgs>, id: &str) -> Outcome<()> {
+    args.map_or(Ok(()), |args| args.logger.attach(id, &args.namespace, args.owner))
 }
 
 /// What a worker needs for exec.
@@ -55,6 +74,8 @@ pub struct ExecArgs {
     pub spec: Vec<u8>,
     /// Overrides the spec's `terminal`.
     pub terminal: bool,
+    /// A program that reads the output.
+    pub logger: Option<LoggerArgs>,
 }
 
 /// A runtime's error text, as its log gives it.
@@ -93,6 +114,7 @@ impl Backend {
     pub fn create(&self, args: &CreateArgs, console: Option<OwnedFd>) -> Outcome<i32> {
         let rootfs = args.bundle.join("rootfs");
         remember(args)?;
+        start_logger(args.logger.as_ref(), &args.id)?;
         if !args.rootfs.is_empty() {
             mount::make_rootfs(&rootfs).map_err(|e| e.to_string())?;
             mount::mount_all(&args.rootfs, &rootfs).map_err(|e| e.to_string())?;
@@ -124,6 +146,7 @@ impl Backend {
     /// # Errors
     /// The runtime's text.
     pub fn exec(&self, args: &ExecArgs, console: Option<OwnedFd>) -> Outcome<i32> {
+        start_logger(args.logger.as_ref(), &args.id)?;
         match &self.kind {
             Kind::Inproc => inproc::exec(&self.runtime(), args, console),
             Kind::External(binary) => self.external(binary, &args.bundle).exec(args, console),

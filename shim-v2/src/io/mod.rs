@@ -4,6 +4,7 @@
 //! of the reader reaches it (containerd #2823), and its output can be drained after its end.
 
 pub mod fifo;
+pub mod logger;
 pub mod pty;
 pub mod stream;
 
@@ -24,7 +25,7 @@ pub enum IoError {
     #[error("unknown STDIO scheme {0:?}")]
     Scheme(String),
     /// A scheme that is not built yet.
-    #[error("STDIO scheme {0:?} is not supported yet")]
+    #[error("STDIO scheme {0:?} with a terminal is not supported yet")]
     Unsupported(String),
     /// A file of the host.
     #[error("open stdio {path}: {source}")]
@@ -82,6 +83,10 @@ pub fn plan(stdio: &Stdio, owner: Owner) -> Result<Plan, IoError> {
         plan.streams.push(Stream::new(Channel::Stdin, Source::Pipe(read), Sink::ready(ours)));
         plan.container.stdin = Some(theirs);
         plan.stdin_hold = Some(hold);
+    }
+    // A logging program reads from the container itself; the worker starts it.
+    if logger::Logger::parse(&stdio.stdout).is_some() {
+        return Ok(plan);
     }
     if !stdio.stdout.is_empty() {
         let (source, theirs) = output_pipe(owner)?;

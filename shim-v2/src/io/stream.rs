@@ -94,6 +94,8 @@ pub struct Stream {
 
 enum Step {
     Moved(usize),
+    /// Moved all that was there: epoll tells of more, and asking at once would mostly be in vain.
+    MovedLast(usize),
     Blocked(Wants),
     End,
 }
@@ -154,6 +156,10 @@ impl Stream {
                     turn += bytes;
                     self.moved += bytes as u64;
                 }
+                Step::MovedLast(bytes) => {
+                    self.moved += bytes as u64;
+                    return Wants::Source;
+                }
                 Step::Blocked(wants) => return wants,
                 Step::End => return Wants::Finished,
             }
@@ -169,6 +175,7 @@ impl Stream {
         let flags = SpliceFFlags::SPLICE_F_NONBLOCK | SpliceFFlags::SPLICE_F_MOVE;
         match splice(source, None, sink, None, SPLICE_BYTES, flags) {
             Ok(0) => Step::End,
+            Ok(bytes) if bytes < SPLICE_BYTES => Step::MovedLast(bytes),
             Ok(bytes) => Step::Moved(bytes),
             // EAGAIN does not say which side; only an empty source can be waited for on the source.
             Err(Errno::EAGAIN) => {
