@@ -120,6 +120,7 @@ impl Init<'_> {
     }
 
     fn step(&mut self, step: &Step) -> Result<(), Failure> {
+        log::debug!("init: {step:?}");
         match step {
             Step::BecomeRoot => identity::become_root(),
             Step::Session => nix::unistd::setsid().map(drop).during("start session", String::new),
