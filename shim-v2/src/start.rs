@@ -231,7 +231,7 @@ fn oom_score_adj(containerd: Pid) -> Option<i32> {
     Some((score + 1).min(OOM_SCORE_ADJ_MAX))
 }
 
-/// Joins the cgroup of option ShimCgroup in every v1 hierarchy, or in the unified one.
+/// Joins the cgroup of option ShimCgroup: on v1 in every hierarchy where it exists, as Go's shim does.
 fn join_cgroup(path: &str) -> Result<()> {
     let below = path.trim_start_matches('/');
     if Path::new(below).components().any(|c| c == std::path::Component::ParentDir) {
@@ -241,21 +241,23 @@ fn join_cgroup(path: &str) -> Result<()> {
     if base.join("cgroup.procs").exists() {
         return join_one(&base.join(below));
     }
+    let mut joined = false;
     for entry in fs::read_dir(base).context("list /sys/fs/cgroup")? {
         let hierarchy = entry?;
         // cpu -> cpu,cpuacct is the same hierarchy; `unified` is no place for processes of v1.
         if hierarchy.file_type()?.is_symlink() || hierarchy.file_name() == "unified" {
             continue;
         }
-        if hierarchy.path().join("cgroup.procs").exists() {
-            join_one(&hierarchy.path().join(below))?;
+        let dir = hierarchy.path().join(below);
+        if dir.join("cgroup.procs").exists() {
+            join_one(&dir)?;
+            joined = true;
         }
     }
-    Ok(())
+    if joined { Ok(()) } else { bail!("failed to load cgroup {path}: it does not exist in any hierarchy") }
 }
 
 fn join_one(dir: &Path) -> Result<()> {
-    fs::create_dir_all(dir).with_context(|| format!("create {}", dir.display()))?;
     fs::write(dir.join("cgroup.procs"), "0").with_context(|| format!("join {}", dir.display()))
 }
 

@@ -479,6 +479,14 @@ impl Daemon {
         child.wait_with_output().unwrap()
     }
 
+    /// `delete`, which must be quiet; containerd's event socket may not be there.
+    pub fn delete_command(&self, id: &str) -> pb::DeleteResponse {
+        let output = self.shim(id, "delete", b"", &[("TTRPC_ADDRESS", "")]);
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        assert_eq!(String::from_utf8_lossy(&output.stderr), "");
+        pb::DeleteResponse::parse_from_bytes(&output.stdout).unwrap()
+    }
+
     /// What containerd 2.3 and later writes to `start`.
     pub fn params(&self, id: &str) -> Vec<u8> {
         BootstrapParams {
