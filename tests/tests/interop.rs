@@ -151,3 +151,20 @@ fn hooks_and_limits_survive_the_switch() {
         c.assert_nothing_left();
     }
 }
+
+/// davit's state has no filter that runc could load: its exec must fail, not run without one.
+#[test]
+fn runc_does_not_exec_without_the_seccomp_filter() {
+    let Some(world) = enter("runc_does_not_exec_without_the_seccomp_filter") else { return };
+    let mut bundle = sleeping(&world);
+    let rule = json!({"names": ["mkdir"], "action": "SCMP_ACT_ERRNO"});
+    bundle.set("/linux/seccomp", json!({"defaultAction": "SCMP_ACT_ALLOW", "syscalls": [rule]}));
+    let c = world.container(&bundle).started();
+    let output = c.call("exec", &[], &["true"]).with(runc()).run();
+    assert_ne!(output.code, 0);
+    assert!(output.error().contains("seccomp"), "{}", output.error());
+    // davit compiles the profile of config.json again.
+    assert!(c.sh("grep Seccomp: /proc/self/status").trim_end().ends_with("\t2"));
+    c.exec(&[], &["mkdir", "/dev/shm/x"]).exits(1);
+    c.finish();
+}

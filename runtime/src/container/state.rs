@@ -71,6 +71,9 @@ pub struct Config {
     /// `--no-new-keyring`.
     #[serde(default)]
     pub no_new_keyring: bool,
+    /// Only ever [`UNUSABLE_SECCOMP`]: runc's form of the profile is not written.
+    #[serde(skip_deserializing, skip_serializing_if = "Option::is_none")]
+    pub seccomp: Option<serde_json::Value>,
     /// Hooks that run after create.
     #[serde(default, rename = "Hooks")]
     pub hooks: Option<BTreeMap<String, Option<Vec<HookConfig>>>>,
@@ -119,6 +122,10 @@ pub struct HookConfig {
     #[serde(default)]
     pub timeout: Option<i64>,
 }
+
+/// runc's number for an action that it does not know. davit's exec compiles the profile of config.json;
+/// `runc exec` into davit's container must fail on this rather than run a process without a filter.
+const UNUSABLE_SECCOMP: i32 = 255;
 
 /// Namespace kinds: of the spec, runc's name, the file below /proc/PID/ns.
 const KINDS: [(LinuxNamespaceType, &str, &str); 8] = [
@@ -177,6 +184,9 @@ impl State {
                 version: spec.version().clone(),
                 labels: Some(labels),
                 no_new_keyring: !new_keyring,
+                seccomp: linux
+                    .and_then(|linux| linux.seccomp().as_ref())
+                    .map(|_| serde_json::json!({ "default_action": UNUSABLE_SECCOMP })),
                 hooks: hooks(spec),
             },
             rootless: runtime.rootless,
