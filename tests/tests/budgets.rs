@@ -123,6 +123,6 @@ fn exec_and_state() {
     let exec = traced(&world, None, &bundle, View::Host, &["exec", &c.id, "true"]).unwrap();
     let state = traced(&world, None, &bundle, View::Host, &["state", &c.id]).unwrap();
     c.finish();
-    assert!(exec <= 265, "davit exec made {exec} system calls");
+    assert!(exec <= 250, "davit exec made {exec} system calls");
     assert!(state <= 48, "davit state made {state} system calls");
 }

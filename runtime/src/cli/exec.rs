@@ -7,7 +7,7 @@ use super::args::{Arity, container_id, path_parser, switch, value};
 use super::foreground::{self, Reaping, Session};
 use super::global::Global;
 use super::{Command, options, process};
-use crate::container::{self, Console, ExecOptions};
+use crate::container::{Console, ExecOptions, ExecTarget};
 
 pub(super) const COMMAND: Command = Command {
     name: "exec",
@@ -66,9 +66,10 @@ fn run(global: &Global, matches: &ArgMatches) -> anyhow::Result<i32> {
         log::warn!("--no-subreaper has no effect on exec");
     }
     let id = container_id(matches)?;
+    let target = ExecTarget::open(&global.runtime, id)?;
     let process = match options::path(matches, "process") {
         Some(file) => process::from_file(&file)?,
-        None => process::from_flags(container::process_template(&global.runtime, id)?, matches)?,
+        None => process::from_flags(target.process()?, matches)?,
     };
     let detach = matches.get_flag("detach");
     let terminal = process.terminal().unwrap_or(false);
@@ -97,6 +98,6 @@ fn run(global: &Global, matches: &ArgMatches) -> anyhow::Result<i32> {
         ignore_paused: matches.get_flag("ignore-paused"),
         cgroup: matches.get_many::<String>("cgroup").into_iter().flatten().cloned().collect(),
     };
-    let started = container::exec(&global.runtime, id, options)?;
+    let started = target.exec(&options)?;
     session.map_or(Ok(0), |session| foreground::wait(session, &started))
 }

@@ -1,7 +1,6 @@
 //! `exec`: a further process in a running container.
 
 use std::os::fd::AsFd;
-use std::path::Path;
 
 use oci_spec::runtime::{Process, Spec};
 
@@ -13,23 +12,48 @@ use super::{Error, ExecOptions, Result, Runtime, Started, Status};
 use crate::cgroup::Cgroup;
 use crate::init::{Gate, HookState, Kind};
 
-pub(super) fn process_template(runtime: &Runtime, id: &str) -> Result<Process> {
-    let state = Dir::of(runtime, id)?.read()?;
-    let mut spec = read_spec(&state.bundle())?;
-    spec.process_mut()
-        .take()
-        .ok_or_else(|| crate::spec::Error::Invalid("process property must not be empty".into()).into())
+/// A container that a process is about to be started in: its state and config.json, each read once.
+#[derive(Debug)]
+pub struct ExecTarget {
+    dir: Dir,
+    state: State,
+    spec: Spec,
 }
 
-fn read_spec(bundle: &Path) -> Result<Spec> {
-    Ok(crate::spec::parse_file(&bundle.join("config.json"))?)
+impl ExecTarget {
+    /// Reads a container's state and the config.json of its bundle.
+    ///
+    /// # Errors
+    /// [`Error::NotFound`], or when config.json can't be read.
+    pub fn open(runtime: &Runtime, id: &str) -> Result<Self> {
+        let dir = Dir::of(runtime, id)?;
+        let state = dir.read()?;
+        let spec = crate::spec::parse_file(&state.bundle().join("config.json"))?;
+        Ok(ExecTarget { dir, state, spec })
+    }
+
+    /// The `process` object of config.json: what the flags of `exec` are merged into.
+    ///
+    /// # Errors
+    /// When there is none.
+    pub fn process(&self) -> Result<Process> {
+        let missing = || crate::spec::Error::Invalid("process property must not be empty".into());
+        Ok(self.spec.process().clone().ok_or_else(missing)?)
+    }
+
+    /// Starts a further process and returns once it was executed.
+    ///
+    /// # Errors
+    /// Any [`Error`]: [`Error::Stopped`] and [`Error::Paused`] among them.
+    pub fn exec(&self, options: &ExecOptions) -> Result<Started> {
+        start(self, options)
+    }
 }
 
-pub(super) fn exec(runtime: &Runtime, id: &str, options: ExecOptions) -> Result<Started> {
-    let dir = Dir::of(runtime, id)?;
-    let state = dir.read()?;
+fn start(container: &ExecTarget, options: &ExecOptions) -> Result<Started> {
+    let ExecTarget { dir, state, spec } = container;
     let cgroup = Cgroup::open(&state.cgroup_paths)?;
-    match super::lifecycle::status(&dir, &state, &cgroup)? {
+    match super::lifecycle::status(dir, state, &cgroup)? {
         Status::Stopped => return Err(Error::Stopped),
         Status::Paused if !options.ignore_paused => return Err(Error::Paused),
         _ => {}
@@ -37,16 +61,15 @@ pub(super) fn exec(runtime: &Runtime, id: &str, options: ExecOptions) -> Result<
     crate::spec::check_process(&options.process)?;
     check_preserved(options.preserve_fds)?;
     let console = super::connect_console(&options.console, options.process.terminal() == Some(true))?;
-    let spec = read_spec(&state.bundle())?;
-    let plan = crate::plan::exec_plan(&spec, &options.process, id, !state.config.no_new_keyring)?;
-    let init = open_init(&state)?.ok_or(Error::Stopped)?;
-    let target = exec_cgroup(cgroup, &state, &options.cgroup)?;
+    let plan = crate::plan::exec_plan(spec, &options.process, &state.id, !state.config.no_new_keyring)?;
+    let init = open_init(state)?.ok_or(Error::Stopped)?;
+    let target = exec_cgroup(cgroup, state, &options.cgroup)?;
     let launch = |cgroup| Launch {
         plan: &plan,
         cgroup,
         gate: Gate::Open,
         console: None,
-        hook_state: hook_state(&state),
+        hook_state: hook_state(state),
         preserve_fds: options.preserve_fds,
         enter: Some((init.as_fd(), state.namespace_flags())),
     };
@@ -60,7 +83,7 @@ pub(super) fn exec(runtime: &Runtime, id: &str, options: ExecOptions) -> Result<
         }
         other => other?,
     };
-    finish(&spawned, &spec, &options, &target).inspect_err(|_| spawned.kill())?;
+    finish(&spawned, spec, options, &target).inspect_err(|_| spawned.kill())?;
     Ok(Started { pid: spawned.pid, pidfd: spawned.pidfd })
 }
 

@@ -17,6 +17,7 @@ mod state;
 pub mod time;
 
 use create::StartWhen;
+pub use exec::ExecTarget;
 
 pub use error::Error;
 
@@ -187,20 +188,12 @@ pub fn run(runtime: &Runtime, options: CreateOptions) -> Result<Started> {
     create::create(runtime, options, StartWhen::Now)
 }
 
-/// The `process` object of a container's config.json: what `exec` flags are merged into.
-///
-/// # Errors
-/// [`Error::NotFound`], or when the bundle's config.json can't be read.
-pub fn process_template(runtime: &Runtime, id: &str) -> Result<Process> {
-    exec::process_template(runtime, id)
-}
-
 /// Starts a further process in a running container and returns once it was executed.
 ///
 /// # Errors
 /// Any [`Error`]: [`Error::Stopped`] and [`Error::Paused`] among them.
 pub fn exec(runtime: &Runtime, id: &str, options: ExecOptions) -> Result<Started> {
-    exec::exec(runtime, id, options)
+    ExecTarget::open(runtime, id)?.exec(&options)
 }
 
 /// Sends a signal.
