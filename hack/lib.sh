@@ -61,14 +61,20 @@ need_packages() {
     command -v apt-get >/dev/null || die "missing: ${missing[*]} (install them; this script only knows apt-get)"
     [ "$(id -u)" = 0 ] || die "missing packages: run  apt-get install ${missing[*]}"
     say "installing ${missing[*]}"
-    { apt_get update && apt_get install "${missing[@]}"; } ||
+    local log
+    log=$(mktemp)
+    if ! { apt_get update && apt_get install "${missing[@]}"; } >"$log" 2>&1; then
+        tail -n 15 "$log" >&2
+        rm -f "$log"
         die "apt-get could not install ${missing[*]}: is a package mirror reachable?"
+    fi
+    rm -f "$log"
 }
 
 # RUNLEVEL=1: without systemd, a package's daemon does not start because a script here wants its program.
 apt_get() {
     DEBIAN_FRONTEND=noninteractive RUNLEVEL=1 apt-get -q -y -o APT::Install-Recommends=false \
-        -o Acquire::Retries=3 -o DPkg::Lock::Timeout=300 "$@" >&2
+        -o Acquire::Retries=3 -o DPkg::Lock::Timeout=300 "$@"
 }
 
 # The Debian mirror that this machine's own apt uses.
