@@ -7,6 +7,7 @@
 //!   machines have (403 to 423, `*_time64`).
 //! - Arm's private calls (0x0f0000 + n, asm/unistd.h of arm).
 //! - Names that are Rust keywords (`break`).
+//! - Calls of Linux 6.10 to 6.17: the crate's versions that know them need a newer Rust than 1.85.
 //! - x86 reaches the socket and System V IPC calls through `socketcall` and `ipc` too.
 
 use syscalls::{aarch64, arm, x86, x86_64};
@@ -16,6 +17,10 @@ use super::arch::{Abi, X32_BIT};
 /// The number of a call in an ABI, x32's with bit 30; None where the ABI has no such call.
 #[must_use]
 pub fn number(abi: Abi, name: &str) -> Option<u32> {
+    tabled(abi, name).or_else(|| newer(abi, name))
+}
+
+fn tabled(abi: Abi, name: &str) -> Option<u32> {
     match abi {
         Abi::X86_64 => name.parse().ok().map(|nr: x86_64::Sysno| nr as u32),
         Abi::X32 => x32(name).map(|nr| nr | X32_BIT),
@@ -82,9 +87,31 @@ pub(super) fn multiplexed(abi: Abi, name: &str) -> Option<Multiplexed> {
     Some(Multiplexed { nr, call })
 }
 
+/// Numbers that are the same on all machines (scripts/syscall.tbl and the tables of each machine), and two that
+/// only 64-bit x86 has.
+fn newer(abi: Abi, name: &str) -> Option<u32> {
+    let nr = match (name, abi) {
+        ("mseal", _) => 462,
+        ("setxattrat", _) => 463,
+        ("getxattrat", _) => 464,
+        ("listxattrat", _) => 465,
+        ("removexattrat", _) => 466,
+        ("open_tree_attr", _) => 467,
+        ("file_getattr", _) => 468,
+        ("file_setattr", _) => 469,
+        ("uretprobe", Abi::X86_64) => 335,
+        ("uprobe", Abi::X86_64) => 336,
+        _ => return None,
+    };
+    Some(if abi == Abi::X32 { nr | X32_BIT } else { nr })
+}
+
 fn aarch64(name: &str) -> Option<u32> {
-    if name == "newfstatat" {
-        return Some(aarch64::Sysno::fstatat as u32);
+    match name {
+        "newfstatat" => return Some(aarch64::Sysno::fstatat as u32),
+        "sync_file_range" => return Some(84),
+        "sync_file_range2" => return None,
+        _ => {}
     }
     let nr = name.parse().ok().map(|nr: aarch64::Sysno| nr as u32)?;
     if name == "fstatat" || (403..=423).contains(&nr) { None } else { Some(nr) }
@@ -154,8 +181,6 @@ fn x32(name: &str) -> Option<u32> {
         | Nr::nfsservctl
         | Nr::query_module
         | Nr::set_thread_area
-        | Nr::uprobe
-        | Nr::uretprobe
         | Nr::uselib
         | Nr::vserver => return None,
         other => other as u32,
