@@ -58,10 +58,10 @@ impl Server {
             drain.moved = moved;
         }
         if over {
-            self.end_drain(target);
-        } else {
-            self.timers.set(Timer::Drain(target.clone()), SILENCE);
+            return self.end_drain(target);
         }
+        let left = self.drains.iter().filter(|d| d.target == *target).map(|d| d.until - now).min();
+        self.timers.set(Timer::Drain(target.clone()), left.unwrap_or(SILENCE).min(SILENCE));
     }
 
     fn end_drain(&mut self, target: &Target) {

@@ -62,6 +62,7 @@ with_both_runtimes!(
     output_without_a_reader_waits_for_one,
     update_changes_limits,
     many_execs_at_once,
+    a_reader_that_sleeps_does_not_hold_delete,
 );
 
 fn life_of_a_container(daemon: &Daemon) {
@@ -511,6 +512,25 @@ fn output_without_a_reader_waits_for_one(daemon: &Daemon) {
     let (stdout, stderr) = (io.read(1), io.read(2));
     assert_eq!((stdout.join().unwrap(), stderr.join().unwrap()), (b"late\n".to_vec(), b"bad\n".to_vec()));
     client.delete("c", "").unwrap();
+}
+
+fn a_reader_that_sleeps_does_not_hold_delete(daemon: &Daemon) {
+    let io = daemon.io("c", false);
+    // Open, and not read until the end.
+    let open = |index| {
+        let path = io.path(index);
+        std::thread::spawn(move || fs::File::open(path).unwrap())
+    };
+    let (stdout, stderr) = (open(1), open(2));
+    let mut client = daemon.created("c", "for i in $(seq 200); do echo line $i; sleep 0; done", &io);
+    client.start("c", "").unwrap();
+    let (mut stdout, _stderr) = (stdout.join().unwrap(), stderr.join().unwrap());
+    assert_eq!(client.wait("c", ""), 0);
+    client.delete("c", "").unwrap();
+    let mut text = String::new();
+    std::io::Read::read_to_string(&mut stdout, &mut text).unwrap();
+    let expected: String = (1..=200).map(|n| format!("line {n}\n")).collect();
+    assert_eq!(text, expected, "the FIFO has kept every line");
 }
 
 fn update_changes_limits(daemon: &Daemon) {

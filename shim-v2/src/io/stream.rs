@@ -1,4 +1,7 @@
-//! One direction of stdio: splice between pipes, copy where splice can't.
+//! One direction of stdio: splice between pipes for bulk, copy for small pieces and where splice can't.
+//!
+//! splice(2) moves whole pipe buffers and never fills one up, so sixteen short lines would fill a FIFO whose reader
+//! is slow; copied, they share pages, and the FIFO holds its 64 KiB.
 
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -11,6 +14,10 @@ use nix::unistd::{read, write};
 
 /// Most bytes moved in one turn, so that one stream can't starve the rest of the shim.
 const TURN_BYTES: usize = 1 << 20;
+/// A read of this size shows a writer that is ahead of us: worth splicing.
+const BULK_FROM: usize = 16 << 10;
+/// A splice below this size ends it.
+const BULK_UNTIL: usize = 8 << 10;
 /// A pipe's default capacity: more can't be moved by one splice.
 const SPLICE_BYTES: usize = 64 << 10;
 
@@ -87,6 +94,7 @@ pub struct Stream {
     source: Source,
     sink: Sink,
     copy: bool,
+    bulk: bool,
     pending: Vec<u8>,
     /// Total bytes moved: a drain that still makes progress is waited for.
     pub moved: u64,
@@ -105,7 +113,7 @@ impl Stream {
     #[must_use]
     pub fn new(channel: Channel, source: Source, sink: Sink) -> Stream {
         let copy = matches!(source, Source::Tty(_));
-        Stream { channel, source, sink, copy, pending: Vec::new(), moved: 0 }
+        Stream { channel, source, sink, copy, bulk: false, pending: Vec::new(), moved: 0 }
     }
 
     /// Reads and writes instead of splicing, for a sink that is a terminal.
@@ -150,7 +158,8 @@ impl Stream {
     pub fn pump(&mut self, scratch: &mut [u8]) -> Wants {
         let mut turn = 0;
         while turn < TURN_BYTES {
-            let step = if self.copy { self.copy_step(scratch) } else { self.splice_step() };
+            let spliced = self.bulk && !self.copy && self.pending.is_empty();
+            let step = if spliced { self.splice_step() } else { self.copy_step(scratch) };
             match step {
                 Step::Moved(bytes) => {
                     turn += bytes;
@@ -175,7 +184,10 @@ impl Stream {
         let flags = SpliceFFlags::SPLICE_F_NONBLOCK | SpliceFFlags::SPLICE_F_MOVE;
         match splice(source, None, sink, None, SPLICE_BYTES, flags) {
             Ok(0) => Step::End,
-            Ok(bytes) if bytes < SPLICE_BYTES => Step::MovedLast(bytes),
+            Ok(bytes) if bytes < SPLICE_BYTES => {
+                self.bulk = bytes >= BULK_UNTIL;
+                Step::MovedLast(bytes)
+            }
             Ok(bytes) => Step::Moved(bytes),
             // EAGAIN does not say which side; only an empty source can be waited for on the source.
             Err(Errno::EAGAIN) => {
@@ -226,7 +238,10 @@ impl Stream {
             Err(Errno::EAGAIN | Errno::EINTR) => self.pending.extend_from_slice(data),
             Err(_) => return Step::End,
         }
-        Step::Moved(bytes - self.pending.len())
+        self.bulk = bytes >= BULK_FROM;
+        let all = bytes < scratch.len() && self.pending.is_empty();
+        let moved = bytes - self.pending.len();
+        if all { Step::MovedLast(moved) } else { Step::Moved(moved) }
     }
 }
 
