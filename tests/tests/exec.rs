@@ -237,3 +237,15 @@ fn preserved_descriptors_reach_the_process() {
     c.call("exec", &["--preserve-fds", "9"], &ls).wrapper(&wrapper).run().fails(255, "preserve");
     c.finish();
 }
+
+#[test]
+fn exec_makes_no_working_directory() {
+    let Some(world) = World::enter("exec_makes_no_working_directory") else { return };
+    let mut bundle = world.bundle();
+    bundle.args(&["sleep", "1000"]).set("/root/readonly", json!(false));
+    let c = world.container(&bundle).started();
+    let output = c.exec(&["--cwd", "/no/such"], &["true"]);
+    output.fails(255, "chdir to cwd (\"/no/such\") set in config.json failed: no such file or directory");
+    assert!(!bundle.rootfs("no").exists());
+    c.finish();
+}

@@ -334,3 +334,16 @@ fn bundle_is_given_by_flag_or_working_directory() {
     assert_eq!(relative.stdout, "hello\n");
     c.assert_nothing_left();
 }
+
+/// As pid 1 of its namespace the waiting init has no default actions: it must end by itself.
+#[test]
+fn a_created_container_ends_on_sigterm() {
+    let Some(world) = World::enter("a_created_container_ends_on_sigterm") else { return };
+    let mut bundle = world.bundle();
+    bundle.args(&["true"]);
+    let c = world.container(&bundle);
+    c.create(&[]).ok();
+    c.call("kill", &[], &["TERM"]).run().ok();
+    c.wait_for("stopped");
+    c.finish();
+}

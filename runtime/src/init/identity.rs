@@ -77,8 +77,7 @@ pub fn set_personality(domain: u32) -> Result<(), Failure> {
 ///
 /// # Errors
 /// EPERM, EINVAL for an id that the user namespace does not map.
-pub fn assume(identity: &Identity, root: &RootDir) -> Result<(), Failure> {
-    ensure_directory(root, &identity.cwd)?;
+pub fn assume(identity: &Identity) -> Result<(), Failure> {
     nix::sys::stat::umask(nix::sys::stat::Mode::from_bits_truncate(identity.umask));
     // runc: as root first, since the user may lack the right to a parent; again as the user, whose home
     // may be on a file system that keeps root out.
@@ -93,8 +92,8 @@ pub fn assume(identity: &Identity, root: &RootDir) -> Result<(), Failure> {
             other => other.during("set additional groups", || format!("{groups:?}"))?,
         }
     }
-    set_gid(identity.gid).during("set gid", || unmapped(identity.gid))?;
-    set_uid(identity.uid).during("set uid", || unmapped(identity.uid))?;
+    set_gid(identity.gid).during("set gid", || identity.gid.to_string())?;
+    set_uid(identity.uid).during("set uid", || identity.uid.to_string())?;
     if as_root.is_err() {
         chdir(&identity.cwd)
             .during("chdir to cwd", || format!("({:?}) set in config.json failed", identity.cwd))?;
@@ -106,11 +105,11 @@ pub fn assume(identity: &Identity, root: &RootDir) -> Result<(), Failure> {
     prctl::set_dumpable(false).during("make undumpable", String::new)
 }
 
-fn unmapped(id: u32) -> String {
-    format!("{id}")
-}
-
-fn ensure_directory(root: &RootDir, cwd: &Path) -> Result<(), Failure> {
+/// Makes the working directory of a new container, mode 0755. `exec` does not: a wrong one is an error.
+///
+/// # Errors
+/// ENOSPC, ENOTDIR.
+pub fn make_cwd(root: &RootDir, cwd: &Path) -> Result<(), Failure> {
     if cwd == Path::new("/") {
         return Ok(());
     }

@@ -23,12 +23,13 @@ pub use hooks::{HookState, run_hooks};
 pub use join::{join_namespaces, open_namespaces};
 
 use crate::path::ProcFs;
-use crate::plan::{Plan, Step};
+use crate::plan::{Identity, Plan, Step};
 use crate::rootfs::{self, Console, Rootfs};
 use crate::seccomp::Filter;
 use crate::security::{apparmor, keyring, selinux};
 use crate::sys::fs::{CloseRange, close_range};
 use crate::sys::prctl;
+use crate::sys::signal::{BrokenPipe, exit_on, set_broken_pipe};
 
 /// How init is held back until the user's program may start.
 #[derive(Debug)]
@@ -154,21 +155,7 @@ impl Init<'_> {
             Step::SelinuxLabel(label) => self.selinux(label),
             Step::NoNewPrivileges => prctl::set_no_new_privs().during("set no_new_privs", String::new),
             Step::Seccomp => self.seccomp(),
-            Step::Identity(identity) => {
-                rootfs::settle_stdio(self.rootfs.as_ref(), identity.uid)?;
-                let fresh;
-                let root = match &self.rootfs {
-                    Some(rootfs) => rootfs.root(),
-                    None => {
-                        fresh = program::current_root().during("open", || "/")?;
-                        &fresh
-                    }
-                };
-                if self.context.plan.program.set_home {
-                    self.env.push(home_variable(&program::home(root, identity.uid)));
-                }
-                identity::assume(identity, root)
-            }
+            Step::Identity(identity) => self.become_user(identity),
             Step::FindProgram => {
                 self.program = Some(program::find(&self.context.plan.program)?);
                 Ok(())
@@ -181,6 +168,21 @@ impl Init<'_> {
     /// For hooks that run in the container: config.md wants the pid as the container sees it.
     fn hook_state(&self, status: &'static str) -> HookState {
         HookState { status, pid: nix::unistd::getpid().as_raw(), ..self.context.hook_state.clone() }
+    }
+
+    fn become_user(&mut self, identity: &Identity) -> Result<(), Failure> {
+        rootfs::settle_stdio(self.rootfs.as_ref(), identity.uid)?;
+        if let Some(rootfs) = &self.rootfs {
+            identity::make_cwd(rootfs.root(), &identity.cwd)?;
+        }
+        if self.context.plan.program.set_home {
+            let home = match &self.rootfs {
+                Some(rootfs) => program::home(rootfs.root(), identity.uid),
+                None => program::home(&program::current_root().during("open", || "/")?, identity.uid),
+            };
+            self.env.push(home_variable(&home));
+        }
+        identity::assume(identity)
     }
 
     fn rootfs(&self) -> Result<&Rootfs, Failure> {
@@ -287,6 +289,9 @@ impl Init<'_> {
                 self.context.channel.expect(Kind::Start).during("wait to be started", String::new).map(drop)
             }
             Gate::Fifo(fifo) => {
+                // As pid 1 it would ignore them, and a created container is stopped by SIGTERM like any other.
+                exit_on(&[libc::SIGHUP, libc::SIGINT, libc::SIGQUIT, libc::SIGTERM])
+                    .during("set signal handlers", String::new)?;
                 prctl::set_pdeathsig(0).during("clear parent death signal", String::new)?;
                 self.context.channel.send(Kind::Ready).during("tell the runtime", || "that init is ready")?;
                 let writer =
@@ -321,8 +326,8 @@ fn home_variable(home: &str) -> CString {
 }
 
 /// An empty signal mask, and SIGPIPE as it should be: Rust ignores it, and execve keeps that.
-fn reset_signals() -> nix::Result<()> {
-    use nix::sys::signal::{SigSet, SigmaskHow, Signal, sigprocmask};
+fn reset_signals() -> std::io::Result<()> {
+    use nix::sys::signal::{SigSet, SigmaskHow, sigprocmask};
     sigprocmask(SigmaskHow::SIG_SETMASK, Some(&SigSet::empty()), None)?;
-    crate::sys::process::default_signal(Signal::SIGPIPE)
+    set_broken_pipe(BrokenPipe::Default)
 }

@@ -314,17 +314,6 @@ pub fn set_domainname(name: &str) -> io::Result<()> {
     check(unsafe { libc::syscall(libc::SYS_setdomainname, name.as_ptr(), name.len()) }).map(drop)
 }
 
-/// Gives a signal its default action again.
-///
-/// # Errors
-/// EINVAL for SIGKILL and SIGSTOP.
-pub fn default_signal(signal: nix::sys::signal::Signal) -> nix::Result<()> {
-    use nix::sys::signal::{SaFlags, SigAction, SigHandler, SigSet, sigaction};
-    let default = SigAction::new(SigHandler::SigDfl, SaFlags::empty(), SigSet::empty());
-    // SAFETY: SIG_DFL installs no handler.
-    unsafe { sigaction(signal, &default) }.map(drop)
-}
-
 /// Whether this program was executed by a descriptor (execveat(2) with AT_EMPTY_PATH), as its auxiliary
 /// vector says: the kernel names it `/dev/fd/<n>` then.
 #[must_use]
