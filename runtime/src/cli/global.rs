@@ -127,8 +127,13 @@ fn rootless(matches: &ArgMatches) -> anyhow::Result<bool> {
     }
 }
 
-/// Whether ids are mapped, which they are not in the host's user namespace.
+/// Whether ids are mapped, which they are not in the host's user namespace. Read once.
 fn in_user_namespace() -> bool {
+    static MAPPED: std::sync::OnceLock<bool> = std::sync::OnceLock::new();
+    *MAPPED.get_or_init(ids_are_mapped)
+}
+
+fn ids_are_mapped() -> bool {
     // Longer than the host's one line, which is all that matters here.
     let mut map = [0u8; 64];
     let read = std::fs::File::open("/proc/self/uid_map").and_then(|mut file| file.read(&mut map));

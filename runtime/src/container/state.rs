@@ -409,10 +409,24 @@ impl Dir {
 
     /// Removes the directory and what is in it; it may be gone already.
     pub fn remove(&self) -> Result<()> {
-        match std::fs::remove_dir_all(&self.path) {
-            Err(e) if e.kind() != std::io::ErrorKind::NotFound => Err(Error::io("remove", &self.path, e)),
-            _ => Ok(()),
+        // Nearly always these two are all there is: no listing is needed to remove them.
+        let removed = [STATE_FILE, EXEC_FIFO]
+            .into_iter()
+            .try_for_each(|name| gone(std::fs::remove_file(self.path.join(name))))
+            .and_then(|()| gone(std::fs::remove_dir(&self.path)));
+        match removed {
+            Err(e) if e.raw_os_error() == Some(libc::ENOTEMPTY) => gone(std::fs::remove_dir_all(&self.path)),
+            other => other,
         }
+        .map_err(|e| Error::io("remove", &self.path, e))
+    }
+}
+
+/// A removal of something that may be gone already.
+fn gone(removed: std::io::Result<()>) -> std::io::Result<()> {
+    match removed {
+        Err(e) if e.kind() == std::io::ErrorKind::NotFound => Ok(()),
+        other => other,
     }
 }
 
