@@ -1,8 +1,9 @@
 //! create → start → exec → pause → resume → kill → delete, and what is refused on the way.
 
 use std::fs;
+use std::path::Path;
 
-use davit_tests::{World, host, wait_until};
+use davit_tests::{World, host, skip, wait_until};
 use serde_json::{Value, json};
 
 #[test]
@@ -346,4 +347,27 @@ fn a_created_container_ends_on_sigterm() {
     c.call("kill", &[], &["TERM"]).run().ok();
     c.wait_for("stopped");
     c.finish();
+}
+
+/// `create` is killed with its cgroups made and no process yet (by strace, as it calls clone3).
+#[test]
+fn a_killed_create_is_cleaned_up_by_delete() {
+    let Some(world) = World::enter("a_killed_create_is_cleaned_up_by_delete") else { return };
+    if world.is_runc() || !Path::new("/usr/bin/strace").exists() {
+        return skip("a_killed_create_is_cleaned_up_by_delete", "needs davit and strace").unwrap_or(());
+    }
+    let mut bundle = world.bundle();
+    bundle.args(&["true"]);
+    let c = world.container(&bundle);
+    let killer = ["strace", "-f", "-qq", "-o", "/dev/null", "-e", "inject=clone3:signal=SIGKILL:when=1"];
+    let output = c.call("create", &["--bundle", bundle.dir().to_str().unwrap()], &[]).wrapper(&killer).run();
+    assert_ne!(output.code, 0);
+    assert!(!host::cgroups_named(&c.id).is_empty(), "killed too early to test anything");
+    assert_eq!(c.status(), "creating");
+    c.call("start", &[], &[]).run().fails(1, "still being created");
+    c.call("exec", &[], &["true"]).run().fails(255, "still being created");
+    c.call("kill", &[], &["KILL"]).run().fails(1, "container not running");
+    c.call("delete", &[], &[]).run().fails(1, "that is not stopped: creating");
+    c.call("delete", &["--force"], &[]).run().ok();
+    c.assert_nothing_left();
 }

@@ -84,6 +84,9 @@ impl Making<'_> {
             StartWhen::Later => Some(make_fifo(&self.dir.fifo())?),
             StartWhen::Now => None,
         };
+        // Before anything else is made: were this process killed now, `delete --force` finds what to remove.
+        let mut state = self.initial_state();
+        self.dir.write(&state)?;
         self.cgroup.create()?;
         let none = LinuxResources::default();
         let resources =
@@ -106,21 +109,20 @@ impl Making<'_> {
             true => self.cgroup.apply_limits(resources),
             false => self.cgroup.apply(resources),
         };
-        let finished = apply_limits().map_err(Error::from).and_then(|()| self.finish(&spawned, when));
+        let finished =
+            apply_limits().map_err(Error::from).and_then(|()| self.finish(&spawned, &mut state, when));
         finished.inspect_err(|_| spawned.kill())?;
         Ok(Started { pid: spawned.pid, pidfd: spawned.pidfd })
     }
 
     /// Everything that the runtime does while init mounts, then init's answer.
-    fn finish(&self, spawned: &Spawned, when: StartWhen) -> Result<()> {
+    fn finish(&self, spawned: &Spawned, state: &mut State, when: StartWhen) -> Result<()> {
         let seccomp = self.spec.linux().as_ref().and_then(|linux| linux.seccomp().as_ref());
         let filter = seccomp.map(crate::seccomp::compile).transpose()?;
-        let keyring = self.options.new_keyring;
-        let mut state =
-            State::new(self.runtime, &self.options.id, self.bundle, self.spec, &self.plan.rootfs, keyring);
         state.set_init(spawned.pid)?;
+        // A cgroup that rootless use was refused is left out now.
         state.cgroup_paths = self.cgroup.paths();
-        self.dir.write(&state)?;
+        self.dir.write(state)?;
         if self.plan.steps.iter().any(|step| matches!(step, Step::RuntimeHooks)) {
             spawned.expect(Kind::RuntimeHooks, self.cgroup)?;
             self.run_hooks(spawned.pid)?;
@@ -142,6 +144,13 @@ impl Making<'_> {
                 self.run_poststart(spawned.pid)
             }
         }
+    }
+
+    fn initial_state(&self) -> State {
+        let (id, keyring) = (&self.options.id, self.options.new_keyring);
+        let mut state = State::new(self.runtime, id, self.bundle, self.spec, &self.plan.rootfs, keyring);
+        state.cgroup_paths = self.cgroup.paths();
+        state
     }
 
     /// Tells the callers who asked where the process is.

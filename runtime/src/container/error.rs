@@ -40,6 +40,9 @@ pub enum Error {
     /// `start` of a running container.
     #[error("cannot start an already running container")]
     AlreadyRunning,
+    /// `start` or `exec` while `create` is at work, or after it was killed.
+    #[error("the container is still being created")]
+    StillCreating,
     /// `start` of a container whose init is gone.
     #[error("cannot start a container that has stopped")]
     StartStopped,

@@ -55,6 +55,7 @@ fn start(container: &ExecTarget, options: &ExecOptions) -> Result<Started> {
     let cgroup = Cgroup::open(&state.cgroup_paths)?;
     match super::lifecycle::status(dir, state, &cgroup)? {
         Status::Stopped => return Err(Error::Stopped),
+        Status::Creating => return Err(Error::StillCreating),
         Status::Paused if !options.ignore_paused => return Err(Error::Paused),
         _ => {}
     }

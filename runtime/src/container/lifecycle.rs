@@ -32,6 +32,9 @@ fn load(runtime: &Runtime, id: &str) -> Result<Loaded> {
 
 /// Status as runc finds it: init's liveness, the FIFO, the freezer.
 pub(super) fn status(dir: &Dir, state: &State, cgroup: &Cgroup) -> Result<Status> {
+    if state.init_process_pid == 0 {
+        return Ok(Status::Creating);
+    }
     if !state.init_is_alive()? {
         return Ok(Status::Stopped);
     }
@@ -62,6 +65,7 @@ pub(super) fn start(runtime: &Runtime, id: &str) -> Result<()> {
     let container = load(runtime, id)?;
     match container.status {
         Status::Created => {}
+        Status::Creating => return Err(Error::StillCreating),
         Status::Stopped => return Err(Error::StartStopped),
         // A paused container that was created only is started by runc too, and blocks: say so instead.
         Status::Paused | Status::Running => return Err(Error::AlreadyRunning),
@@ -176,7 +180,7 @@ pub(super) fn pause(runtime: &Runtime, id: &str) -> Result<()> {
     let container = load(runtime, id)?;
     match container.status {
         Status::Running | Status::Created => Ok(container.cgroup.freeze()?),
-        Status::Paused | Status::Stopped => Err(Error::NotRunning),
+        Status::Creating | Status::Paused | Status::Stopped => Err(Error::NotRunning),
     }
 }
 
@@ -190,6 +194,9 @@ pub(super) fn resume(runtime: &Runtime, id: &str) -> Result<()> {
 
 pub(super) fn kill(runtime: &Runtime, id: &str, signal: i32, target: KillTarget) -> Result<()> {
     let container = load(runtime, id)?;
+    if container.status == Status::Creating {
+        return Err(Error::NotRunning);
+    }
     let own_pid_namespace = container.state.has_own_pid_namespace();
     // Without a pid namespace of its own, init's end does not end the others: SIGKILL means them all.
     if target == KillTarget::All || (signal == libc::SIGKILL && !own_pid_namespace) {
@@ -235,10 +242,12 @@ pub(super) fn delete(runtime: &Runtime, id: &str, force: bool) -> Result<()> {
     };
     match container.status {
         Status::Stopped => {}
+        // Killed at it: init, if there was one, died with its runtime.
+        Status::Creating if force => {}
         // Its program has not started, so nothing is lost.
         Status::Created => kill_and_wait(&container)?,
         Status::Running | Status::Paused if force => kill_and_wait(&container)?,
-        Status::Running | Status::Paused => {
+        Status::Creating | Status::Running | Status::Paused => {
             return Err(Error::NotStopped { id: id.to_owned(), status: container.status.as_str() });
         }
     }
@@ -272,8 +281,9 @@ fn wait_for_end(pidfd: &OwnedFd, patience: Duration) -> Result<()> {
 /// Removes what is left of a stopped container. The state goes last, so that a failed delete can be
 /// repeated.
 fn destroy(container: Loaded) -> Result<()> {
-    let Loaded { dir, state, cgroup, .. } = container;
-    if !state.has_own_pid_namespace() {
+    let Loaded { dir, state, cgroup, status } = container;
+    // What runs in the cgroup of a container that was never made is not the container's.
+    if !state.has_own_pid_namespace() && status != Status::Creating {
         cgroup.kill(libc::SIGKILL)?;
     }
     cgroup.remove()?;

@@ -107,6 +107,8 @@ pub struct Started {
 /// Status words of the runtime-spec, plus runc's `paused`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Status {
+    /// Being made: `create` is at work, or was killed at it (then `delete --force` cleans up).
+    Creating,
     /// Made, the user's program has not started.
     Created,
     /// The user's program runs.
@@ -122,6 +124,7 @@ impl Status {
     #[must_use]
     pub fn as_str(self) -> &'static str {
         match self {
+            Status::Creating => "creating",
             Status::Created => "created",
             Status::Running => "running",
             Status::Paused => "paused",
