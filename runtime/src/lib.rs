@@ -16,3 +16,4 @@ pub mod security;
 pub mod selfexe;
 pub mod spec;
 pub mod sys;
+pub mod time;

@@ -11,7 +11,6 @@ use std::sync::OnceLock;
 use log::{Level, LevelFilter, Log, Metadata, Record};
 
 use crate::api::Stamp;
-use crate::text::rfc3339;
 
 static LOG: OnceLock<File> = OnceLock::new();
 
@@ -31,7 +30,10 @@ impl Log for Fifo {
             Level::Debug | Level::Trace => "debug",
         };
         let message = record.args().to_string();
-        let line = format!("time={:?} level={level} msg={message:?} runtime=davit\n", rfc3339(Stamp::now()));
+        let line = format!(
+            "time={:?} level={level} msg={message:?} runtime=davit\n",
+            davit::time::rfc3339(Stamp::now().seconds)
+        );
         // One write below PIPE_BUF is whole or refused (EAGAIN, EPIPE): a refused line is lost.
         let _ = file.write(line.as_bytes());
     }

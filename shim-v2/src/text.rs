@@ -3,7 +3,7 @@
 //! It is API. Sources: `process/init_state.go`, `process/exec_state.go`, `task/service.go` of containerd's
 //! runc shim; `setExitCodeFromError` of moby.
 
-use crate::api::{ApiError, Code, Stamp};
+use crate::api::{ApiError, Code};
 
 /// No container of this id.
 #[must_use]
@@ -65,36 +65,9 @@ pub fn kill_failed(text: &str) -> ApiError {
     ApiError::unknown(format!("unknown error after kill: {text}"))
 }
 
-/// RFC 3339 in UTC with seconds, as runc's log has it.
-#[must_use]
-pub fn rfc3339(at: Stamp) -> String {
-    // Days to civil date by Hinnant's algorithm; years are those of the Gregorian calendar.
-    let (days, second) = (at.seconds.div_euclid(86_400), at.seconds.rem_euclid(86_400));
-    let shifted = days + 719_468;
-    let era = shifted.div_euclid(146_097);
-    let day_of_era = shifted.rem_euclid(146_097);
-    let year_of_era = (day_of_era - day_of_era / 1460 + day_of_era / 36_524 - day_of_era / 146_096) / 365;
-    let day_of_year = day_of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
-    let month_index = (5 * day_of_year + 2) / 153;
-    let day = day_of_year - (153 * month_index + 2) / 5 + 1;
-    let month = if month_index < 10 { month_index + 3 } else { month_index - 9 };
-    let year = year_of_era + era * 400 + i64::from(month <= 2);
-    let (hour, minute, second) = (second / 3600, second / 60 % 60, second % 60);
-    format!("{year:04}-{month:02}-{day:02}T{hour:02}:{minute:02}:{second:02}Z")
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn dates() {
-        let of = |seconds| rfc3339(Stamp { seconds, nanos: 0 });
-        assert_eq!(of(0), "1970-01-01T00:00:00Z");
-        assert_eq!(of(951_782_400), "2000-02-29T00:00:00Z");
-        assert_eq!(of(1_700_000_000), "2023-11-14T22:13:20Z");
-        assert_eq!(of(-62_135_596_800), "0001-01-01T00:00:00Z");
-    }
 
     #[test]
     fn wording_is_pinned() {

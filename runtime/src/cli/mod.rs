@@ -41,8 +41,7 @@ pub use features::document as features_document;
 use args::Arity;
 use global::Global;
 
-/// Version of the runtime-spec that davit implements.
-pub const SPEC_VERSION: &str = "1.3.0";
+pub use crate::spec::OCI_VERSION as SPEC_VERSION;
 /// davit's own version.
 pub const VERSION: &str = env!("CARGO_PKG_VERSION");
 /// Commit that the build was made from, set by the release build.

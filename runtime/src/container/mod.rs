@@ -14,7 +14,6 @@ mod exec;
 mod lifecycle;
 mod spawn;
 mod state;
-pub mod time;
 
 use create::StartWhen;
 pub use exec::ExecTarget;

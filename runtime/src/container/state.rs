@@ -170,7 +170,7 @@ impl State {
             id: id.to_owned(),
             init_process_pid: 0,
             init_process_start: 0,
-            created: super::time::rfc3339_nano(std::time::SystemTime::now()),
+            created: crate::time::rfc3339_nano(std::time::SystemTime::now()),
             config: Config {
                 rootfs: rootfs.to_owned(),
                 hostname: spec.hostname().clone().unwrap_or_default(),

@@ -123,5 +123,5 @@ fn logged<T>(log: &Path, result: container::Result<T>) -> Outcome<T> {
 }
 
 fn now() -> String {
-    crate::text::rfc3339(crate::api::Stamp::now())
+    davit::time::rfc3339(crate::api::Stamp::now().seconds)
 }
