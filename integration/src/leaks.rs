@@ -110,7 +110,13 @@ pub fn remove_cgroup_parents(word: &str) {
         }
     });
     for parent in parents {
-        let _ = fs::remove_dir(parent);
+        // podman keeps conmon in one of its own below it.
+        let mut below = Vec::new();
+        walk(&parent, &mut |path| below.push(path.to_owned()));
+        below.insert(0, parent);
+        for cgroup in below.iter().rev() {
+            crate::poll::within(2, || fs::remove_dir(cgroup).ok());
+        }
     }
 }
 
