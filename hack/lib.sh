@@ -176,10 +176,10 @@ busybox_rootfs() {
 
 # --- a private containerd -------------------------------------------------------------------------------------
 
-# containerd_start DIR: start containerd with its root, state and socket below DIR, so that a containerd of the
-# system is not touched. Sets CTR to the client's command line.
+# containerd_start DIR NAMESPACE: start containerd with its root, state and socket below DIR, so that a containerd of
+# the system is not touched. Sets CTR to the client's command line, in that containerd namespace.
 containerd_start() {
-    local dir=$1
+    local dir=$1 namespace=$2
     mkdir -p "$dir"
     cat >"$dir/config.toml" <<CONFIG
 version = 2
@@ -194,9 +194,9 @@ address = "$dir/containerd.sock"
 CONFIG
     PATH=$BIN:$PATH containerd --config "$dir/config.toml" >"$dir/log" 2>&1 &
     CONTAINERD_PID=$!
-    on_exit containerd_stop "$CONTAINERD_PID" "$dir"
+    on_exit containerd_stop "$CONTAINERD_PID" "$dir" "$namespace"
     # shellcheck disable=SC2034 # the caller's
-    CTR=(ctr --address "$dir/containerd.sock")
+    CTR=(ctr --address "$dir/containerd.sock" --namespace "$namespace")
     wait_for 30 ctr --address "$dir/containerd.sock" version || {
         cat "$dir/log" >&2
         die "containerd did not come up"
@@ -209,18 +209,8 @@ containerd_stop() {
     local mount
     awk -v d="$2/" 'index($5, d) == 1 {print $5}' /proc/self/mountinfo | sort -r |
         while read -r mount; do umount -l "$mount" 2>/dev/null; done
+    # containerd's clients put cgroups below one that is named after the namespace, which nobody removes.
+    find /sys/fs/cgroup -depth -type d -name "$3" -exec rmdir {} + 2>/dev/null || true
 }
 
 not_running() { ! kill -0 "$1" 2>/dev/null; }
-
-# leftovers WORD: print every process, mount, cgroup and shim socket that carries WORD (a directory or an id).
-leftovers() {
-    local p
-    for p in /proc/[0-9]*; do
-        [ "${p#/proc/}" = "$BASHPID" ] && continue
-        tr '\0' ' ' <"$p/cmdline" 2>/dev/null | grep -F -- "$1" | grep -q containerd-shim && echo "process ${p#/proc/}"
-    done
-    grep -F -- "$1" /proc/self/mountinfo
-    find /sys/fs/cgroup -type d -name "*$1*" 2>/dev/null
-    return 0
-}
