@@ -64,7 +64,7 @@ fn start(container: &ExecTarget, options: &ExecOptions) -> Result<Started> {
     let console = super::connect_console(&options.console, options.process.terminal() == Some(true))?;
     let plan = crate::plan::exec_plan(spec, &options.process, &state.id, !state.config.no_new_keyring)?;
     let init = open_init(state)?.ok_or(Error::Stopped)?;
-    let target = exec_cgroup(cgroup, state, &options.cgroup)?;
+    let target = exec_cgroup(cgroup, &options.cgroup)?;
     let launch = |cgroup| Launch {
         plan: &plan,
         cgroup,
@@ -105,7 +105,7 @@ fn finish(spawned: &Spawned, spec: &Spec, options: &ExecOptions, cgroup: &Cgroup
 
 /// The cgroup for the process: the container's, or sub-cgroups of it named by `--cgroup`, each
 /// `[controllers:]path`.
-fn exec_cgroup(container: Cgroup, state: &State, names: &[String]) -> Result<Cgroup> {
+fn exec_cgroup(container: Cgroup, names: &[String]) -> Result<Cgroup> {
     let mut cgroup = container;
     for name in names {
         cgroup = match name.split_once(':') {
@@ -116,7 +116,6 @@ fn exec_cgroup(container: Cgroup, state: &State, names: &[String]) -> Result<Cgr
             }
         };
     }
-    debug_assert!(!state.cgroup_paths.is_empty() || names.is_empty());
     Ok(cgroup)
 }
 

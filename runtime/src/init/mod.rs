@@ -275,13 +275,11 @@ impl Init<'_> {
 
     /// Waits to be started. From here on the container lives on without the runtime.
     fn gate(&mut self) -> Result<(), Failure> {
-        // The filter is next in the channel: take it before the runtime is gone.
-        if self.context.plan.steps.iter().any(|step| matches!(step, Step::Seccomp)) && self.filter.is_none() {
-            let after_gate =
-                self.context.plan.steps.iter().rev().take_while(|step| !matches!(step, Step::Gate));
-            if after_gate.into_iter().any(|step| matches!(step, Step::Seccomp)) {
-                self.filter = Some(self.receive_filter()?);
-            }
+        // A filter that is loaded after the gate is next in the channel: take it before the runtime is gone.
+        let mut after_gate =
+            self.context.plan.steps.iter().rev().take_while(|step| !matches!(step, Step::Gate));
+        if after_gate.any(|step| matches!(step, Step::Seccomp)) {
+            self.filter = Some(self.receive_filter()?);
         }
         match &self.context.gate {
             Gate::Open => Ok(()),
