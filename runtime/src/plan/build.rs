@@ -1,23 +1,16 @@
 //! Spec → [`Plan`].
 
-use std::ffi::CString;
 use std::path::{Path, PathBuf};
 
-use oci_spec::runtime::{
-    LinuxDeviceType, LinuxNamespaceType, LinuxPersonalityDomain, Mount as SpecMount, PosixRlimitType,
-    Process, Spec,
-};
+use oci_spec::runtime::{LinuxNamespaceType, Process, Spec};
 
+use super::devices::device_steps;
+use super::mounts::{normal, plan_mount};
 use super::options::{attr, propagation};
-use super::{
-    Device, Facts, IdMaps, Identity, Join, Mount, MountSource, Namespaces, Options, Plan, Program, Step,
-    SwitchRoot,
-};
-use crate::security::capabilities::Sets;
+use super::process::{late_seccomp, process_steps, program, rlimits, window_size};
+use super::{Facts, IdMaps, Join, MountSource, Namespaces, Plan, Step, SwitchRoot};
 use crate::spec::{Error, list, namespace};
-use crate::sys::fs::WinSize;
 use crate::sys::mount::Reach;
-use crate::sys::process::{RLimit, Resource};
 
 /// What the command line adds to a config.
 #[derive(Clone, Debug)]
@@ -181,120 +174,6 @@ fn push_hooks(
     }
 }
 
-/// A path without leading slashes and `.` components, for comparing.
-fn normal(path: &Path) -> PathBuf {
-    path.components().filter(|c| matches!(c, std::path::Component::Normal(_))).collect()
-}
-
-fn plan_mount(spec: &Spec, mount: &SpecMount, bundle: &Path, facts: &Facts) -> Result<Mount, Error> {
-    let destination = mount.destination().clone();
-    let name = destination.display();
-    let options = Options::parse(list(mount.options()))
-        .map_err(|e| Error::Invalid(format!("mounts[]: {name}: {e}")))?;
-    if normal(&destination).as_os_str().is_empty() {
-        return Err(Error::Invalid(format!("mounts[]: {name}: mounting over / is not allowed")));
-    }
-    let cstring = |text: &Path| {
-        crate::sys::cstring(text)
-            .map_err(|_| Error::Invalid(format!("mounts[]: {name}: NUL byte in {text:?}")))
-    };
-    let kind = mount.typ().as_deref().unwrap_or_default();
-    let source = mount.source().clone().unwrap_or_default();
-    let source = if let Some(reach) = options.bind.or((kind == "bind").then_some(Reach::Tree)) {
-        if !options.data.is_empty() {
-            let words: Vec<_> = options.data.iter().map(|(key, _)| key.to_string_lossy()).collect();
-            return Err(Error::Invalid(format!(
-                "mounts[]: {name}: bind mounts cannot have filesystem options: {}",
-                words.join(",")
-            )));
-        }
-        MountSource::Bind { path: bundle.join(source), reach }
-    } else if kind == "cgroup" && !facts.cgroup_v1.is_empty() {
-        let namespaced = namespace(spec, LinuxNamespaceType::Cgroup).is_some();
-        MountSource::CgroupV1 { views: facts.cgroup_v1.clone(), namespaced }
-    } else if kind == "cgroup" {
-        MountSource::Filesystem { kind: c"cgroup2".to_owned(), source: c"cgroup".to_owned() }
-    } else if kind.is_empty() {
-        return Err(Error::Invalid(format!(
-            "mounts[]: {name}: type is required unless bind or rbind is an option"
-        )));
-    } else {
-        MountSource::Filesystem { kind: cstring(Path::new(kind))?, source: cstring(&source)? }
-    };
-    Ok(Mount { destination, source, options })
-}
-
-/// Device nodes that config-linux.md "Default Devices" asks for: path, major, minor.
-const DEFAULT_DEVICES: [(&str, u32, u32); 6] = [
-    ("/dev/null", 1, 3),
-    ("/dev/zero", 1, 5),
-    ("/dev/full", 1, 7),
-    ("/dev/random", 1, 8),
-    ("/dev/urandom", 1, 9),
-    ("/dev/tty", 5, 0),
-];
-
-/// Links that config-linux.md "/dev symbolic links" asks for.
-const DEV_LINKS: [(&str, &str, bool); 6] = [
-    ("/dev/fd", "/proc/self/fd", false),
-    ("/dev/stdin", "/proc/self/fd/0", false),
-    ("/dev/stdout", "/proc/self/fd/1", false),
-    ("/dev/stderr", "/proc/self/fd/2", false),
-    ("/dev/core", "/proc/kcore", true),
-    ("/dev/ptmx", "pts/ptmx", false),
-];
-
-fn device_steps(spec: &Spec, steps: &mut Vec<Step>) -> Result<(), Error> {
-    let bind = namespace(spec, LinuxNamespaceType::User).is_some();
-    let configured = spec.linux().as_ref().map(|linux| list(linux.devices())).unwrap_or_default();
-    for (path, major, minor) in DEFAULT_DEVICES {
-        if configured.iter().any(|device| device.path() == Path::new(path)) {
-            continue;
-        }
-        let number = libc::makedev(major, minor);
-        let mode = libc::S_IFCHR | 0o666;
-        steps.push(Step::Device(Device { path: path.into(), mode, number, uid: 0, gid: 0, bind }));
-    }
-    for device in configured {
-        let kind = match device.typ() {
-            LinuxDeviceType::C | LinuxDeviceType::U => libc::S_IFCHR,
-            LinuxDeviceType::B => libc::S_IFBLK,
-            LinuxDeviceType::P => libc::S_IFIFO,
-            LinuxDeviceType::A => {
-                return Err(Error::Invalid(format!(
-                    "linux.devices: {}: type \"a\" is for cgroup rules only",
-                    device.path().display()
-                )));
-            }
-        };
-        let number = |value: i64| {
-            u32::try_from(value).map_err(|_| {
-                Error::Invalid(format!(
-                    "linux.devices: {}: bad device number {value}",
-                    device.path().display()
-                ))
-            })
-        };
-        let number = if kind == libc::S_IFIFO {
-            0
-        } else {
-            libc::makedev(number(device.major())?, number(device.minor())?)
-        };
-        steps.push(Step::Device(Device {
-            path: device.path().clone(),
-            mode: kind | (device.file_mode().unwrap_or(0o666) & 0o7777),
-            number,
-            uid: device.uid().unwrap_or(0),
-            gid: device.gid().unwrap_or(0),
-            bind: bind && kind != libc::S_IFIFO,
-        }));
-    }
-    for (path, target, only_if_target) in DEV_LINKS {
-        steps.push(Step::Symlink { path: path.into(), target, only_if_target });
-    }
-    Ok(())
-}
-
 fn switch_root_steps(
     spec: &Spec,
     request: &Request<'_>,
@@ -321,12 +200,6 @@ fn switch_root_steps(
     Ok(())
 }
 
-fn window_size(process: &Process) -> Option<WinSize> {
-    let size = process.console_size()?;
-    // TIOCSWINSZ takes 16 bits; a larger value is cut by every runtime.
-    Some(WinSize { rows: size.height() as u16, cols: size.width() as u16 })
-}
-
 /// Names, sysctls and hidden paths: what makes the namespaces the container's own.
 fn isolation_steps(spec: &Spec, steps: &mut Vec<Step>) {
     let set = |text: &Option<String>| text.clone().filter(|text| !text.is_empty());
@@ -342,107 +215,6 @@ fn isolation_steps(spec: &Spec, steps: &mut Vec<Step>) {
     }
     steps.extend(list(linux.readonly_paths()).iter().map(|path| Step::ReadonlyPath(path.into())));
     steps.extend(list(linux.masked_paths()).iter().map(|path| Step::MaskPath(path.into())));
-}
-
-/// What create and exec do alike to turn init into the user's process.
-fn process_steps(spec: &Spec, process: &Process, user_namespace: bool, steps: &mut Vec<Step>) {
-    if !user_namespace && !list(process.rlimits()).is_empty() {
-        steps.push(Step::Rlimits(rlimits(process)));
-    }
-    if let Some(personality) = spec.linux().as_ref().and_then(|linux| linux.personality().as_ref()) {
-        /// PER_LINUX32 of `linux/personality.h`.
-        const PER_LINUX32: u32 = 0x0008;
-        let domain = match personality.domain() {
-            LinuxPersonalityDomain::PerLinux => 0,
-            LinuxPersonalityDomain::PerLinux32 => PER_LINUX32,
-        };
-        steps.push(Step::Personality(domain));
-    }
-    let set = |text: &Option<String>| text.clone().filter(|text| !text.is_empty());
-    steps.extend(set(process.apparmor_profile()).map(Step::AppArmor));
-    steps.extend(set(process.selinux_label()).map(Step::SelinuxLabel));
-    if no_new_privileges(process) {
-        steps.push(Step::NoNewPrivileges);
-    } else if has_seccomp(spec) {
-        // Without no_new_privs the load needs CAP_SYS_ADMIN, which Identity may drop (seccomp(2)).
-        steps.push(Step::Seccomp);
-    }
-    let user = process.user();
-    steps.push(Step::Identity(Identity {
-        uid: user.uid(),
-        gid: user.gid(),
-        groups: Some(list(user.additional_gids()).to_vec()),
-        capabilities: process.capabilities().as_ref().map(Sets::from_spec).unwrap_or_default(),
-        cwd: process.cwd().clone(),
-        umask: user.umask().unwrap_or(0o022),
-    }));
-}
-
-fn late_seccomp(spec: &Spec, process: &Process, steps: &mut Vec<Step>) {
-    if no_new_privileges(process) && has_seccomp(spec) {
-        steps.push(Step::Seccomp);
-    }
-}
-
-fn no_new_privileges(process: &Process) -> bool {
-    process.no_new_privileges() == Some(true)
-}
-
-fn has_seccomp(spec: &Spec) -> bool {
-    spec.linux().as_ref().is_some_and(|linux| linux.seccomp().is_some())
-}
-
-fn rlimits(process: &Process) -> Vec<(Resource, RLimit)> {
-    let number = |kind| match kind {
-        PosixRlimitType::RlimitCpu => libc::RLIMIT_CPU,
-        PosixRlimitType::RlimitFsize => libc::RLIMIT_FSIZE,
-        PosixRlimitType::RlimitData => libc::RLIMIT_DATA,
-        PosixRlimitType::RlimitStack => libc::RLIMIT_STACK,
-        PosixRlimitType::RlimitCore => libc::RLIMIT_CORE,
-        PosixRlimitType::RlimitRss => libc::RLIMIT_RSS,
-        PosixRlimitType::RlimitNproc => libc::RLIMIT_NPROC,
-        PosixRlimitType::RlimitNofile => libc::RLIMIT_NOFILE,
-        PosixRlimitType::RlimitMemlock => libc::RLIMIT_MEMLOCK,
-        PosixRlimitType::RlimitAs => libc::RLIMIT_AS,
-        PosixRlimitType::RlimitLocks => libc::RLIMIT_LOCKS,
-        PosixRlimitType::RlimitSigpending => libc::RLIMIT_SIGPENDING,
-        PosixRlimitType::RlimitMsgqueue => libc::RLIMIT_MSGQUEUE,
-        PosixRlimitType::RlimitNice => libc::RLIMIT_NICE,
-        PosixRlimitType::RlimitRtprio => libc::RLIMIT_RTPRIO,
-        PosixRlimitType::RlimitRttime => libc::RLIMIT_RTTIME,
-    };
-    list(process.rlimits())
-        .iter()
-        .map(|limit| (number(limit.typ()), RLimit { soft: limit.soft(), hard: limit.hard() }))
-        .collect()
-}
-
-fn program(process: &Process) -> Result<Program, Error> {
-    let cstring = |text: &String, field: &str| {
-        CString::new(text.as_str()).map_err(|_| Error::Invalid(format!("{field}: NUL byte in {text:?}")))
-    };
-    let args =
-        list(process.args()).iter().map(|arg| cstring(arg, "process.args")).collect::<Result<_, _>>()?;
-    let entries = list(process.env());
-    let name = |entry: &String| entry.split('=').next().unwrap_or_default().to_owned();
-    // Of duplicate names the last wins, as in a shell's environment (runc #4325).
-    let last: std::collections::HashMap<String, usize> =
-        entries.iter().enumerate().map(|(at, entry)| (name(entry), at)).collect();
-    let mut env = Vec::with_capacity(entries.len() + 1);
-    let mut set_home = true;
-    for (at, entry) in entries.iter().enumerate() {
-        if last.get(&name(entry)) != Some(&at) {
-            continue;
-        }
-        match entry.strip_prefix("HOME=") {
-            // An empty HOME counts as none, as in runc.
-            Some("") => continue,
-            Some(_) => set_home = false,
-            None => {}
-        }
-        env.push(cstring(entry, "process.env")?);
-    }
-    Ok(Program { args, env, set_home, terminal: process.terminal() == Some(true) })
 }
 
 #[cfg(test)]

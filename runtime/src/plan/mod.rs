@@ -3,7 +3,10 @@
 //! Building a plan does no I/O and needs no root, so it can be tested and printed. `init` runs it.
 
 mod build;
+mod devices;
+mod mounts;
 mod options;
+mod process;
 
 use std::ffi::CString;
 use std::path::PathBuf;

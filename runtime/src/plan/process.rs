@@ -1,0 +1,118 @@
+//! `process` of a config, or of `exec --process` → steps and the program.
+
+use std::ffi::CString;
+
+use oci_spec::runtime::{LinuxPersonalityDomain, PosixRlimitType, Process, Spec};
+
+use super::{Identity, Program, Step};
+use crate::security::capabilities::Sets;
+use crate::spec::{Error, list};
+use crate::sys::fs::WinSize;
+use crate::sys::process::{RLimit, Resource};
+
+/// What create and exec do alike to turn init into the user's process.
+pub(super) fn process_steps(spec: &Spec, process: &Process, user_namespace: bool, steps: &mut Vec<Step>) {
+    if !user_namespace && !list(process.rlimits()).is_empty() {
+        steps.push(Step::Rlimits(rlimits(process)));
+    }
+    if let Some(personality) = spec.linux().as_ref().and_then(|linux| linux.personality().as_ref()) {
+        /// PER_LINUX32 of `linux/personality.h`.
+        const PER_LINUX32: u32 = 0x0008;
+        let domain = match personality.domain() {
+            LinuxPersonalityDomain::PerLinux => 0,
+            LinuxPersonalityDomain::PerLinux32 => PER_LINUX32,
+        };
+        steps.push(Step::Personality(domain));
+    }
+    let set = |text: &Option<String>| text.clone().filter(|text| !text.is_empty());
+    steps.extend(set(process.apparmor_profile()).map(Step::AppArmor));
+    steps.extend(set(process.selinux_label()).map(Step::SelinuxLabel));
+    if no_new_privileges(process) {
+        steps.push(Step::NoNewPrivileges);
+    } else if has_seccomp(spec) {
+        // Without no_new_privs the load needs CAP_SYS_ADMIN, which Identity may drop (seccomp(2)).
+        steps.push(Step::Seccomp);
+    }
+    let user = process.user();
+    steps.push(Step::Identity(Identity {
+        uid: user.uid(),
+        gid: user.gid(),
+        groups: Some(list(user.additional_gids()).to_vec()),
+        capabilities: process.capabilities().as_ref().map(Sets::from_spec).unwrap_or_default(),
+        cwd: process.cwd().clone(),
+        umask: user.umask().unwrap_or(0o022),
+    }));
+}
+
+pub(super) fn late_seccomp(spec: &Spec, process: &Process, steps: &mut Vec<Step>) {
+    if no_new_privileges(process) && has_seccomp(spec) {
+        steps.push(Step::Seccomp);
+    }
+}
+
+fn no_new_privileges(process: &Process) -> bool {
+    process.no_new_privileges() == Some(true)
+}
+
+fn has_seccomp(spec: &Spec) -> bool {
+    spec.linux().as_ref().is_some_and(|linux| linux.seccomp().is_some())
+}
+
+pub(super) fn rlimits(process: &Process) -> Vec<(Resource, RLimit)> {
+    let number = |kind| match kind {
+        PosixRlimitType::RlimitCpu => libc::RLIMIT_CPU,
+        PosixRlimitType::RlimitFsize => libc::RLIMIT_FSIZE,
+        PosixRlimitType::RlimitData => libc::RLIMIT_DATA,
+        PosixRlimitType::RlimitStack => libc::RLIMIT_STACK,
+        PosixRlimitType::RlimitCore => libc::RLIMIT_CORE,
+        PosixRlimitType::RlimitRss => libc::RLIMIT_RSS,
+        PosixRlimitType::RlimitNproc => libc::RLIMIT_NPROC,
+        PosixRlimitType::RlimitNofile => libc::RLIMIT_NOFILE,
+        PosixRlimitType::RlimitMemlock => libc::RLIMIT_MEMLOCK,
+        PosixRlimitType::RlimitAs => libc::RLIMIT_AS,
+        PosixRlimitType::RlimitLocks => libc::RLIMIT_LOCKS,
+        PosixRlimitType::RlimitSigpending => libc::RLIMIT_SIGPENDING,
+        PosixRlimitType::RlimitMsgqueue => libc::RLIMIT_MSGQUEUE,
+        PosixRlimitType::RlimitNice => libc::RLIMIT_NICE,
+        PosixRlimitType::RlimitRtprio => libc::RLIMIT_RTPRIO,
+        PosixRlimitType::RlimitRttime => libc::RLIMIT_RTTIME,
+    };
+    list(process.rlimits())
+        .iter()
+        .map(|limit| (number(limit.typ()), RLimit { soft: limit.soft(), hard: limit.hard() }))
+        .collect()
+}
+
+pub(super) fn program(process: &Process) -> Result<Program, Error> {
+    let cstring = |text: &String, field: &str| {
+        CString::new(text.as_str()).map_err(|_| Error::Invalid(format!("{field}: NUL byte in {text:?}")))
+    };
+    let args =
+        list(process.args()).iter().map(|arg| cstring(arg, "process.args")).collect::<Result<_, _>>()?;
+    let entries = list(process.env());
+    let name = |entry: &String| entry.split('=').next().unwrap_or_default().to_owned();
+    // Of duplicate names the last wins, as in a shell's environment (runc #4325).
+    let last: std::collections::HashMap<String, usize> =
+        entries.iter().enumerate().map(|(at, entry)| (name(entry), at)).collect();
+    let mut env = Vec::with_capacity(entries.len() + 1);
+    let mut set_home = true;
+    for (at, entry) in entries.iter().enumerate() {
+        if last.get(&name(entry)) != Some(&at) {
+            continue;
+        }
+        match entry.strip_prefix("HOME=") {
+            // An empty HOME counts as none, as in runc.
+            Some("") => continue,
+            Some(_) => set_home = false,
+            None => {}
+        }
+        env.push(cstring(entry, "process.env")?);
+    }
+    Ok(Program { args, env, set_home, terminal: process.terminal() == Some(true) })
+}
+
+pub(super) fn window_size(process: &Process) -> Option<WinSize> {
+    let size = process.console_size()?;
+    // TIOCSWINSZ takes 16 bits; a larger value is cut by every runtime.
+    Some(WinSize { rows: size.height() as u16, cols: size.width() as u16 })
+}
