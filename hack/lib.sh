@@ -124,10 +124,12 @@ rust_from_newer_debian() {
     rust_is_new_enough
 }
 
-# debian_tree_for_tests SUITE: the packages that integration/src/setup.rs wants of a release, so that both share a
-# tree.
+# debian_tree_for_tests SUITE: the packages that the tests want of a release (integration/src/setup.rs,
+# tests/tests/coverage_table.rs), so that all share a tree.
 debian_tree_for_tests() {
     case $1 in
+    # The JSON schema of config.json.
+    specs) "$ROOT/hack/debian-tree" --name specs sid golang-github-opencontainers-specs-dev ;;
     bookworm) "$ROOT/hack/debian-tree" bookworm containerd runc crun docker.io podman ;;
     *) "$ROOT/hack/debian-tree" "$1" containerd runc crun ;;
     esac

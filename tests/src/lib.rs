@@ -18,6 +18,7 @@ mod bundle;
 mod call;
 mod container;
 pub mod host;
+pub mod sources;
 pub mod tty;
 
 pub use bundle::Bundle;
@@ -106,6 +107,15 @@ impl World {
     }
 }
 
+/// The davit binary, also when the tests run against another runtime.
+#[must_use]
+pub fn davit() -> PathBuf {
+    match std::env::var_os("DAVIT_BIN") {
+        Some(path) => PathBuf::from(path),
+        None => beside_the_test(),
+    }
+}
+
 /// Prints the line that the test script counts.
 pub fn skip<T>(test: &str, reason: &str) -> Option<T> {
     println!("SKIPPED {test}: {reason}");
@@ -136,12 +146,14 @@ fn runtime_under_test() -> PathBuf {
     let given = std::env::var_os("DAVIT_RUNTIME").or_else(|| std::env::var_os("DAVIT_BIN"));
     let path = match given {
         Some(path) => PathBuf::from(path),
-        None => {
-            // target/<profile>/deps/<test>-<hash>
-            let test = std::env::current_exe().expect("own path");
-            test.ancestors().nth(2).expect("target directory").join("davit")
-        }
+        None => beside_the_test(),
     };
     assert!(path.exists(), "{} does not exist: cargo build -p davit", path.display());
     path
+}
+
+fn beside_the_test() -> PathBuf {
+    // target/<profile>/deps/<test>-<hash>
+    let test = std::env::current_exe().expect("own path");
+    test.ancestors().nth(2).expect("target directory").join("davit")
 }
