@@ -23,6 +23,12 @@ impl<'w> Container<'w> {
         Container { world, bundle: bundle.dir().to_owned(), id, view: View::Host }
     }
 
+    /// The bundle directory.
+    #[must_use]
+    pub fn bundle(&self) -> &Path {
+        &self.bundle
+    }
+
     /// `COMMAND FLAGS… ID REST…`.
     #[must_use]
     pub fn call(&self, command: &str, flags: &[&str], rest: &[&str]) -> Call<'w> {

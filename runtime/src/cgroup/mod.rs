@@ -16,6 +16,7 @@ mod member;
 mod oom;
 mod path;
 mod remove;
+mod report;
 mod resources;
 pub mod stats;
 mod tree;
@@ -300,6 +301,14 @@ impl Cgroup {
             Mode::V2 => v2::stats::read(self).map(|metrics| Stats::V2(Box::new(metrics))),
             Mode::V1 | Mode::Hybrid => v1::stats::read(self).map(|metrics| Stats::V1(Box::new(metrics))),
         }
+    }
+
+    /// Counters and limits as runc's `events` prints them: the `data` of a stats event.
+    ///
+    /// # Errors
+    /// As [`Cgroup::stats`].
+    pub fn report(&self) -> Result<serde_json::Value, Error> {
+        report::report(self)
     }
 
     /// A sub-cgroup in every hierarchy, for `exec --cgroup name`. It must exist to be attached to.

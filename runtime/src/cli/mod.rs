@@ -15,6 +15,7 @@ mod args;
 mod console;
 mod create;
 mod delete;
+mod events;
 mod exec;
 mod features;
 mod foreground;
@@ -35,6 +36,7 @@ mod spec;
 mod start;
 mod state;
 mod table;
+mod update;
 
 pub use features::document as features_document;
 
@@ -69,9 +71,10 @@ struct Command {
     failure_code: i32,
 }
 
-static COMMANDS: [&Command; 13] = [
+static COMMANDS: [&Command; 15] = [
     &create::COMMAND,
     &delete::COMMAND,
+    &events::COMMAND,
     &exec::COMMAND,
     &features::COMMAND,
     &kill::COMMAND,
@@ -83,10 +86,11 @@ static COMMANDS: [&Command; 13] = [
     &spec::COMMAND,
     &start::COMMAND,
     &state::COMMAND,
+    &update::COMMAND,
 ];
 
 /// Commands of runc's that davit does not have yet: an error says so, nothing is ignored.
-const NOT_YET: [&str; 4] = ["checkpoint", "events", "restore", "update"];
+const NOT_YET: [&str; 2] = ["checkpoint", "restore"];
 
 /// Commands that run code in a container while it could look at this process.
 const ENTERING: [&str; 3] = ["create", "exec", "run"];

@@ -7,6 +7,7 @@ use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::time::{Duration, Instant};
 
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use oci_spec::runtime::LinuxResources;
 
 use super::state::{Dir, ProcessStat, State};
 use super::{ContainerState, Error, KillTarget, Result, Runtime, Status};
@@ -15,14 +16,14 @@ use crate::init::{Failure, HookState, run_hooks};
 use crate::sys::process::{pidfd_open, pidfd_send_signal};
 
 /// A container as it is on disk and in the kernel.
-struct Loaded {
-    dir: Dir,
-    state: State,
-    cgroup: Cgroup,
-    status: Status,
+pub(super) struct Loaded {
+    pub(super) dir: Dir,
+    pub(super) state: State,
+    pub(super) cgroup: Cgroup,
+    pub(super) status: Status,
 }
 
-fn load(runtime: &Runtime, id: &str) -> Result<Loaded> {
+pub(super) fn load(runtime: &Runtime, id: &str) -> Result<Loaded> {
     let dir = Dir::of(runtime, id)?;
     let state = dir.read()?;
     let cgroup = Cgroup::open(&state.cgroup_paths)?;
@@ -189,6 +190,14 @@ pub(super) fn resume(runtime: &Runtime, id: &str) -> Result<()> {
     match container.status {
         Status::Paused => Ok(container.cgroup.thaw()?),
         _ => Err(Error::NotPaused),
+    }
+}
+
+pub(super) fn update(runtime: &Runtime, id: &str, resources: &LinuxResources) -> Result<()> {
+    let container = load(runtime, id)?;
+    match container.status {
+        Status::Created | Status::Running | Status::Paused => Ok(container.cgroup.update(resources)?),
+        Status::Creating | Status::Stopped => Err(Error::NotRunning),
     }
 }
 

@@ -6,12 +6,13 @@ use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 
-use oci_spec::runtime::Process;
+use oci_spec::runtime::{LinuxResources, Process};
 
 mod create;
 mod error;
 mod exec;
 mod lifecycle;
+mod monitor;
 mod spawn;
 mod state;
 
@@ -19,6 +20,7 @@ use create::StartWhen;
 pub use exec::ExecTarget;
 
 pub use error::Error;
+pub use monitor::{Monitor, News};
 
 /// Result of a container operation.
 pub type Result<T> = std::result::Result<T, Error>;
@@ -252,6 +254,22 @@ pub fn pause(runtime: &Runtime, id: &str) -> Result<()> {
 /// [`Error::NotFound`], [`Error::NotPaused`].
 pub fn resume(runtime: &Runtime, id: &str) -> Result<()> {
     lifecycle::resume(runtime, id)
+}
+
+/// Changes the container's limits: only what `resources` sets; device rules are left alone without any.
+///
+/// # Errors
+/// [`Error::NotFound`], [`Error::NotRunning`], [`Error::Cgroup`].
+pub fn update(runtime: &Runtime, id: &str, resources: &LinuxResources) -> Result<()> {
+    lifecycle::update(runtime, id, resources)
+}
+
+/// Opens a running container for `events`.
+///
+/// # Errors
+/// [`Error::NotFound`], [`Error::NotRunning`].
+pub fn monitor(runtime: &Runtime, id: &str) -> Result<Monitor> {
+    Monitor::open(runtime, id)
 }
 
 /// The connected console socket; `None` when no terminal is asked for.

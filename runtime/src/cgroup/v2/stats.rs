@@ -172,7 +172,7 @@ fn pairs(fields: SplitAsciiWhitespace<'_>) -> impl Iterator<Item = (&str, u64)> 
 }
 
 /// None without CONFIG_PSI, or with it switched off (EOPNOTSUPP).
-fn psi(files: &mut Files<'_>, file: &str) -> Option<Psi> {
+pub(in crate::cgroup) fn psi(files: &mut Files<'_>, file: &str) -> Option<Psi> {
     let mut psi = Psi::default();
     for line in files.text(file)?.lines() {
         let mut fields = line.split_ascii_whitespace();
