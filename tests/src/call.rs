@@ -39,6 +39,7 @@ pub struct Call<'w> {
     wrapper: Vec<String>,
     terminal: Option<OwnedFd>,
     with_log: bool,
+    with_root: bool,
 }
 
 impl<'w> Call<'w> {
@@ -54,6 +55,7 @@ impl<'w> Call<'w> {
             wrapper: Vec::new(),
             terminal: None,
             with_log: true,
+            with_root: true,
         }
     }
 
@@ -115,6 +117,13 @@ impl<'w> Call<'w> {
         self
     }
 
+    /// Without `--root`: state is where the runtime keeps it by default.
+    #[must_use]
+    pub fn without_root(mut self) -> Self {
+        self.with_root = false;
+        self
+    }
+
     /// Runs it to its end.
     ///
     /// # Panics
@@ -124,7 +133,7 @@ impl<'w> Call<'w> {
     }
 
     /// Starts it.
-    pub fn spawn(self) -> Running {
+    pub fn spawn(mut self) -> Running {
         let name = unique("call");
         let file = |kind: &str| self.world.path(&format!("{name}.{kind}"));
         let files = Files { stdout: file("stdout"), stderr: file("stderr"), log: file("log") };
@@ -133,9 +142,16 @@ impl<'w> Call<'w> {
             words.extend(["unshare", "-m", "sh", "-c", PURE_V2, "sh"].map(OsString::from));
         }
         words.extend(self.wrapper.iter().map(OsString::from));
+        if let Some(user) = &self.world.user {
+            words.extend(user.iter().map(OsString::from));
+            // After them, so that they find their own programs in $PATH.
+            words.push("env".into());
+            words.extend(self.env.drain(..).map(|(name, value)| format!("{name}={value}").into()));
+        }
         words.push(self.program.clone().into());
-        words.push("--root".into());
-        words.push(self.world.root().into());
+        if self.with_root {
+            words.extend(["--root".into(), self.world.root().into()]);
+        }
         if self.with_log {
             words.extend(["--log".into(), files.log.clone().into(), "--log-format".into(), "json".into()]);
         }

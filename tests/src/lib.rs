@@ -20,6 +20,7 @@ mod container;
 pub mod host;
 pub mod sources;
 pub mod tty;
+pub mod user;
 
 pub use bundle::Bundle;
 pub use call::{Call, Output, Running, View};
@@ -36,6 +37,8 @@ pub const DEADLINE: Duration = Duration::from_secs(30);
 pub struct World {
     runtime: PathBuf,
     scratch: TempDir,
+    /// Words that run a command as an ordinary user.
+    user: Option<Vec<String>>,
     _cgroup: host::OwnCgroup,
 }
 
@@ -51,7 +54,8 @@ impl World {
         }
         let scratch = tempfile::Builder::new().prefix("davit-test-").tempdir().expect("scratch directory");
         std::fs::create_dir(scratch.path().join("root")).expect("state directory");
-        Some(World { runtime: runtime_under_test(), scratch, _cgroup: host::OwnCgroup::enter() })
+        let (runtime, user) = (runtime_under_test(), None);
+        Some(World { runtime, scratch, user, _cgroup: host::OwnCgroup::enter() })
     }
 
     /// As [`World::enter`] for a test that compares with runc.
@@ -61,6 +65,19 @@ impl World {
             return skip(test, "no runc: apt-get install runc");
         }
         World::enter(test)
+    }
+
+    /// As [`World::enter`] with all calls of the runtime made by an ordinary user, who owns the bundles.
+    #[must_use]
+    pub fn enter_as_user(test: &str, ranges: user::Ranges) -> Option<World> {
+        let mut world = World::enter(test)?;
+        world.user = Some(user::words(world.scratch.path(), ranges));
+        // The build may be below a directory that the user may not enter.
+        let own = world.path("bin").join(world.runtime.file_name().expect("a file"));
+        std::fs::create_dir(world.path("bin")).expect("bin");
+        std::fs::copy(&world.runtime, &own).expect("copy of the runtime");
+        world.runtime = own;
+        Some(world)
     }
 
     /// The runtime under test.
@@ -90,7 +107,11 @@ impl World {
     /// A new bundle with a busybox rootfs and the configuration of `davit spec`, without a terminal.
     #[must_use]
     pub fn bundle(&self) -> Bundle {
-        Bundle::new(&self.path(&unique("bundle")))
+        let bundle = Bundle::new(&self.path(&unique("bundle")));
+        if self.user.is_some() {
+            user::give(bundle.dir());
+        }
+        bundle
     }
 
     /// A call of the runtime with these arguments after the global ones.

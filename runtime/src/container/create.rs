@@ -41,7 +41,7 @@ pub(super) fn create(runtime: &Runtime, options: CreateOptions, when: StartWhen)
     let denied = if runtime.rootless { OnDenied::Ignore } else { OnDenied::Fail };
     let cgroups_path = spec.linux().as_ref().and_then(|linux| linux.cgroups_path().as_deref());
     let cgroup = Cgroup::resolve(&layout, &options.id, cgroups_path, denied)?;
-    let facts = Facts { cgroup_v1: cgroup_views(&layout, &cgroup) };
+    let facts = Facts { cgroup_v1: cgroup_views(runtime, &layout, &cgroup) };
     let request = Request {
         id: &options.id,
         bundle: &bundle,
@@ -233,7 +233,7 @@ fn check_rootfs(path: &Path) -> Result<()> {
 }
 
 /// The v1 hierarchies for a `cgroup` mount; none on pure v2, which is mounted by itself.
-fn cgroup_views(layout: &Layout, cgroup: &Cgroup) -> Vec<CgroupView> {
+fn cgroup_views(runtime: &Runtime, layout: &Layout, cgroup: &Cgroup) -> Vec<CgroupView> {
     if layout.mode() == CgroupMode::V2 {
         return Vec::new();
     }
@@ -241,7 +241,8 @@ fn cgroup_views(layout: &Layout, cgroup: &Cgroup) -> Vec<CgroupView> {
     let v1 = layout.hierarchies().iter().filter_map(|hierarchy| {
         let name = hierarchy.mountpoint.file_name()?.to_string_lossy().into_owned();
         let host_dir = paths.get(hierarchy.controllers.first()?)?.clone();
-        Some(CgroupView { name, controllers: hierarchy.controllers.clone(), host_dir })
+        let own_dir = if runtime.rootless { hierarchy.own_dir().ok() } else { None };
+        Some(CgroupView { name, controllers: hierarchy.controllers.clone(), host_dir, own_dir })
     });
     v1.collect()
 }

@@ -11,6 +11,7 @@ use oci_spec::runtime::{LinuxResources, Process};
 mod create;
 mod error;
 mod exec;
+mod idmap;
 mod lifecycle;
 mod monitor;
 mod spawn;

@@ -6,16 +6,15 @@ use std::io::Read;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::path::Path;
 
-use oci_spec::runtime::LinuxIdMapping;
-
 use super::Result;
+use super::idmap::{self, is_ordinary_user};
 use crate::cgroup::Cgroup;
 use crate::init::{
     Channel, Context, Failure, Gate, Heard, HookState, InitContext, Kind, Received, join_namespaces,
     open_namespaces,
 };
 use crate::path::ProcFs;
-use crate::plan::{Entry, IdMaps, Plan};
+use crate::plan::{Entry, Plan};
 use crate::sys::prctl;
 use crate::sys::process::{Exit, Fork, WaitFor, WaitMode, clone3, exit_now, prlimit, setns, wait};
 
@@ -54,16 +53,18 @@ pub struct Spawned {
 /// # Errors
 /// EPERM, ENOSPC, ENOSYS of clone3; errors of cgroup and id map writes.
 pub fn spawn(launch: Launch<'_>) -> Result<Spawned> {
-    // Inherited by the child: from its first instruction on nobody may look into it (rule 6).
-    prctl::set_dumpable(false).during("make undumpable", String::new)?;
+    if !is_ordinary_user() {
+        // Inherited by the child: from its first instruction on nobody may look into it (rule 6).
+        prctl::set_dumpable(false).during("make undumpable", String::new)?;
+    }
     let proc = ProcFs::host().during("open", || "/proc")?;
     let (ours, theirs) = Channel::pair().during("make channel", String::new)?;
     let (plan, cgroup) = (launch.plan, launch.cgroup);
-    let entry = plan.namespaces.entry();
+    let entry = entry(&launch);
     let namespaces = open_namespaces(&plan.namespaces.join)?;
     if let Some((pidfd, flags)) = launch.enter {
         // Acts on children only, so the next clone is in the container's pid namespace at once.
-        if flags & libc::CLONE_NEWPID != 0 {
+        if flags & libc::CLONE_NEWPID != 0 && entry == Entry::Direct {
             setns(pidfd, libc::CLONE_NEWPID).during("join pid namespace of", || "container")?;
         }
     }
@@ -72,6 +73,9 @@ pub fn spawn(launch: Launch<'_>) -> Result<Spawned> {
     match fork {
         Fork::Child => {
             drop(ours);
+            if let Err(failure) = hide(plan, &proc) {
+                fail(&theirs, &failure)
+            }
             let context = InitContext {
                 plan,
                 channel: theirs,
@@ -80,9 +84,10 @@ pub fn spawn(launch: Launch<'_>) -> Result<Spawned> {
                 console: launch.console,
                 hook_state: launch.hook_state,
                 preserve_fds: launch.preserve_fds,
+                hide: is_ordinary_user() && plan.id_maps.is_some(),
             };
             let joined = match launch.enter {
-                Some((pidfd, flags)) => enter(pidfd, flags),
+                Some((pidfd, flags)) => enter(pidfd, flags, entry),
                 None => join_namespaces(&namespaces),
             };
             match (joined, entry) {
@@ -127,9 +132,35 @@ fn clone_into(flags: u64, cgroup: &Cgroup) -> std::result::Result<(Fork, bool), 
     clone3(flags, None).map(|fork| (fork, false)).during("clone3", String::new)
 }
 
+/// How the process comes into being: as the plan's namespaces want it. An ordinary user has rights over a
+/// container's pid namespace only after it has joined its user namespace, so that exec needs the stage then.
+fn entry(launch: &Launch<'_>) -> Entry {
+    let enters_user = launch.enter.is_some_and(|(_, flags)| flags & libc::CLONE_NEWUSER != 0);
+    if enters_user && is_ordinary_user() { Entry::Staged } else { launch.plan.namespaces.entry() }
+}
+
+/// Makes the child of an ordinary user undumpable, which the runtime could not be before it, since the child's
+/// files in /proc would be root's then. With a new user namespace that comes once its maps are written
+/// ([`InitContext::hide`]): until then no process of another user namespace than the runtime's has rights over
+/// it (ptrace(2), "Ptrace access mode checking"). Else it must be done before any namespace is joined.
+fn hide(plan: &Plan, proc: &ProcFs) -> std::result::Result<(), Failure> {
+    if !is_ordinary_user() || plan.id_maps.is_some() {
+        return Ok(());
+    }
+    if let Some(value) = plan.oom_score_adj {
+        proc.write(Path::new("self/oom_score_adj"), value.to_string().as_bytes())
+            .during("write", || format!("{value} to /proc/self/oom_score_adj"))
+            .map_err(oom_score_hint)?;
+    }
+    prctl::set_dumpable(false).during("make undumpable", String::new)
+}
+
 /// Enters a container's namespaces at once, with the pidfd of its init (kernel 5.8).
-fn enter(init: BorrowedFd<'_>, flags: i32) -> std::result::Result<(), Failure> {
-    let rest = flags & !libc::CLONE_NEWPID;
+fn enter(init: BorrowedFd<'_>, flags: i32, entry: Entry) -> std::result::Result<(), Failure> {
+    let rest = match entry {
+        Entry::Direct => flags & !libc::CLONE_NEWPID,
+        Entry::Staged => flags,
+    };
     if rest == 0 {
         return Ok(());
     }
@@ -185,14 +216,16 @@ fn pidfd_pid(pidfd: &OwnedFd) -> std::result::Result<i32, Failure> {
 fn prepare(spawned: &Spawned, plan: &Plan, cgroup: &Cgroup, in_cgroup: bool) -> Result<()> {
     let pid = spawned.pid;
     if let Some(maps) = &plan.id_maps {
-        write_id_maps(pid, maps)?;
+        idmap::write(pid, maps)?;
     }
     if !in_cgroup {
         cgroup.attach(pid)?;
     }
-    if let Some(value) = plan.oom_score_adj {
+    if let Some(value) = plan.oom_score_adj.filter(|_| !is_ordinary_user() || plan.id_maps.is_some()) {
         let path = format!("/proc/{pid}/oom_score_adj");
-        std::fs::write(&path, value.to_string()).during("write", || format!("{value} to {path}"))?;
+        std::fs::write(&path, value.to_string())
+            .during("write", || format!("{value} to {path}"))
+            .map_err(oom_score_hint)?;
     }
     for (resource, limit) in &plan.rlimits {
         prlimit(pid, *resource, *limit).during("set resource limit", || resource.to_string())?;
@@ -201,27 +234,12 @@ fn prepare(spawned: &Spawned, plan: &Plan, cgroup: &Cgroup, in_cgroup: bool) -> 
     Ok(())
 }
 
-fn write_id_maps(pid: i32, maps: &IdMaps) -> std::result::Result<(), Failure> {
-    let dir = format!("/proc/{pid}");
-    let write = |file: &str, text: &str| {
-        std::fs::write(Path::new(&dir).join(file), text)
-            .during("write", || format!("{:?} to {dir}/{file}", text.trim_end()))
-    };
-    if !nix::unistd::geteuid().is_root() {
-        // Without CAP_SETGID in the parent namespace gid_map wants this (user_namespaces(7)).
-        write("setgroups", "deny")?;
+/// EACCES has one reason, which its words do not say.
+fn oom_score_hint(failure: Failure) -> Failure {
+    if failure.errno != libc::EACCES {
+        return failure;
     }
-    write("gid_map", &id_map(&maps.gids))?;
-    write("uid_map", &id_map(&maps.uids))
-}
-
-fn id_map(mappings: &[LinuxIdMapping]) -> String {
-    use std::fmt::Write;
-    mappings.iter().fold(String::new(), |mut text, map| {
-        // Writing to a String can't fail.
-        let _ = writeln!(text, "{} {} {}", map.container_id(), map.host_id(), map.size());
-        text
-    })
+    failure.with_detail("lowering process.oomScoreAdj below the caller's own needs CAP_SYS_RESOURCE")
 }
 
 impl Spawned {
@@ -299,15 +317,6 @@ fn describe(exit: Exit) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn id_maps_have_one_line_each() {
-        let map: Vec<LinuxIdMapping> = serde_json::from_str(
-            r#"[{"containerID":0,"hostID":1000,"size":1},{"containerID":1,"hostID":100000,"size":65536}]"#,
-        )
-        .unwrap();
-        assert_eq!(id_map(&map), "0 1000 1\n1 100000 65536\n");
-    }
 
     #[test]
     fn the_pid_behind_a_pidfd() {

@@ -59,6 +59,9 @@ pub struct InitContext<'a> {
     pub hook_state: HookState,
     /// How many descriptors after stdio the program keeps.
     pub preserve_fds: u32,
+    /// Whether it is dumpable until the runtime has written its id maps, because the runtime is an ordinary
+    /// user's and its files in /proc would be root's else.
+    pub hide: bool,
 }
 
 struct Init<'a> {
@@ -112,6 +115,9 @@ impl Init<'_> {
         let _ = prctl::set_name(c"davit:[init]");
         reset_signals().during("reset signals", String::new)?;
         self.context.channel.expect(Kind::Go).during("wait for the runtime", String::new)?;
+        if self.context.hide {
+            prctl::set_dumpable(false).during("make undumpable", String::new)?;
+        }
         Ok(())
     }
 

@@ -37,6 +37,8 @@ pub struct CgroupView {
     pub controllers: Vec<String>,
     /// The container's directory on the host.
     pub host_dir: PathBuf,
+    /// Rootless: the runtime's own directory, where the process stays when it may not have one of its own.
+    pub own_dir: Option<PathBuf>,
 }
 
 /// Everything that `init` does, and what the parent needs to start it.

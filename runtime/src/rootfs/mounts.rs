@@ -262,11 +262,15 @@ fn cgroup_v1_tree(view: &CgroupView, flags: u64) -> Result<OwnedFd, Failure> {
     fsmount(context.as_fd(), flags).during("fsmount cgroup", || &view.name)
 }
 
-/// Without one, the container's directory is bound.
+/// Without one, the directory that the container's processes are in is bound.
 fn cgroup_v1_bind(view: &CgroupView, flags: u64) -> Result<OwnedFd, Failure> {
-    let path = || view.host_dir.display().to_string();
-    let dir = crate::sys::cstring(&view.host_dir).during("open", path)?;
-    let tree = clone_tree(AT_FDCWD, &dir, Reach::One).during("open", path)?;
+    let clone = |dir: &Path| clone_tree(AT_FDCWD, &crate::sys::cstring(dir)?, Reach::One);
+    let tree = match (clone(&view.host_dir), &view.own_dir) {
+        // Not made, for lack of rights (rootless).
+        (Err(e), Some(own)) if e.raw_os_error() == Some(libc::ENOENT) => clone(own),
+        (result, _) => result,
+    };
+    let tree = tree.during("open", || view.host_dir.display().to_string())?;
     set_attrs(tree.as_fd(), Attrs { set: flags, clear: 0 }, Reach::One)?;
     Ok(tree)
 }

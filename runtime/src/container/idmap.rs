@@ -1,0 +1,155 @@
+//! The id maps of a new user namespace (user_namespaces(7)): written directly where the kernel lets us, else
+//! by the setuid helpers newuidmap(1) and newgidmap(1), which know the ranges of /etc/subuid and /etc/subgid.
+
+use std::io;
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+use nix::unistd::{getegid, geteuid};
+use oci_spec::runtime::LinuxIdMapping;
+
+use crate::init::{Context, Failure};
+use crate::plan::IdMaps;
+
+/// Whether this process can't act on other processes' /proc files unless they are dumpable: proc_pid(5) gives
+/// those of an undumpable process to root.
+pub(super) fn is_ordinary_user() -> bool {
+    !geteuid().is_root()
+}
+
+/// Writes both maps of a process that was just made in a new user namespace. When the caller is an ordinary
+/// user, the process must be dumpable.
+///
+/// # Errors
+/// EINVAL for maps that overlap or are too many, EPERM for ids that the caller may not give away, or a helper's
+/// own words.
+pub(super) fn write(pid: i32, maps: &IdMaps) -> Result<(), Failure> {
+    // runc's rule: groups can be changed in the container unless its one group is the caller's own, which is what
+    // an ordinary user may map without a helper, at this price.
+    if is_ordinary_user() && is_own_group(&maps.gids) {
+        let path = format!("/proc/{pid}/setgroups");
+        std::fs::write(&path, "deny").during("write", || format!("\"deny\" to {path}"))?;
+    }
+    Map { pid, file: "gid_map", helper: "newgidmap", ranges: "/etc/subgid", ids: &maps.gids }.write()?;
+    Map { pid, file: "uid_map", helper: "newuidmap", ranges: "/etc/subuid", ids: &maps.uids }.write()
+}
+
+fn is_own_group(gids: &[LinuxIdMapping]) -> bool {
+    matches!(gids, [one] if one.size() == 1 && one.host_id() == getegid().as_raw())
+}
+
+/// One of the two maps.
+struct Map<'a> {
+    pid: i32,
+    file: &'static str,
+    helper: &'static str,
+    /// Where an administrator gives ranges to users.
+    ranges: &'static str,
+    ids: &'a [LinuxIdMapping],
+}
+
+impl Map<'_> {
+    fn write(&self) -> Result<(), Failure> {
+        let text = text(self.ids);
+        let path = format!("/proc/{}/{}", self.pid, self.file);
+        let failed =
+            |error: &io::Error| Failure::new("write", format!("{:?} to {path}", text.trim_end()), error);
+        match std::fs::write(&path, &text) {
+            Ok(()) => Ok(()),
+            // An ordinary user may map but one id, its own.
+            Err(e) if e.raw_os_error() == Some(libc::EPERM) && is_ordinary_user() => self.by_helper(),
+            Err(e) if e.raw_os_error() == Some(libc::EPERM) => Err(failed(&e).with_detail(format!(
+                "some of these host ids are not davit's to give: see /proc/self/{}",
+                self.file
+            ))),
+            Err(e) => Err(failed(&e)),
+        }
+    }
+
+    /// `newuidmap PID ID HOST-ID SIZE…`, with nothing of the caller's environment.
+    fn by_helper(&self) -> Result<(), Failure> {
+        let Some(program) = find(self.helper, std::env::var_os("PATH").as_deref()) else {
+            return Err(Failure::other(
+                "write",
+                format!("{} of the container", self.file),
+                format!(
+                    "more than the caller's own id is mapped, which needs the program {}, and it is not in $PATH \
+                     (install the package uidmap, shadow-utils or shadow)",
+                    self.helper
+                ),
+            ));
+        };
+        log::debug!("{} for process {}: {}", program.display(), self.pid, text(self.ids).trim_end());
+        let mut command = Command::new(&program);
+        command.arg(self.pid.to_string());
+        for id in self.ids {
+            command.args([id.container_id(), id.host_id(), id.size()].map(|number| number.to_string()));
+        }
+        command.env_clear().current_dir("/").stdin(Stdio::null());
+        let output = command.output().during("start", || program.display().to_string())?;
+        if output.status.success() {
+            return Ok(());
+        }
+        let said = String::from_utf8_lossy(&output.stderr).trim().replace('\n', "; ");
+        Err(Failure::other(
+            "write",
+            format!("{:?} to {} with {}", text(self.ids).trim_end(), self.file, program.display()),
+            format!("{}: {said} (uid {} needs these ids in {})", output.status, geteuid(), self.ranges),
+        ))
+    }
+}
+
+/// The first executable of this name in the absolute directories of a search path. Relative ones are left out,
+/// so that the bundle or the current directory never provides it.
+fn find(name: &str, search: Option<&std::ffi::OsStr>) -> Option<PathBuf> {
+    /// Where distributions put it, for callers without a PATH.
+    const DEFAULT: &str = "/usr/local/bin:/usr/bin:/bin";
+    let search = search.filter(|path| !path.is_empty()).unwrap_or(DEFAULT.as_ref());
+    let executable = |path: &PathBuf| {
+        std::fs::metadata(path).is_ok_and(|found| found.is_file() && found.permissions().mode() & 0o111 != 0)
+    };
+    std::env::split_paths(search)
+        .filter(|dir| dir.is_absolute())
+        .map(|dir: PathBuf| dir.join(Path::new(name)))
+        .find(executable)
+}
+
+/// As the kernel wants it: a line for each range.
+fn text(ids: &[LinuxIdMapping]) -> String {
+    use std::fmt::Write;
+    ids.iter().fold(String::new(), |mut text, map| {
+        // Writing to a String can't fail.
+        let _ = writeln!(text, "{} {} {}", map.container_id(), map.host_id(), map.size());
+        text
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn maps_have_one_line_for_each_range() {
+        let map: Vec<LinuxIdMapping> = serde_json::from_str(
+            r#"[{"containerID":0,"hostID":1000,"size":1},{"containerID":1,"hostID":100000,"size":65536}]"#,
+        )
+        .unwrap();
+        assert_eq!(text(&map), "0 1000 1\n1 100000 65536\n");
+    }
+
+    #[test]
+    fn helpers_are_found_in_absolute_directories_only() {
+        let dir = tempfile::tempdir().unwrap();
+        let helper = dir.path().join("newuidmap");
+        std::fs::write(&helper, "").unwrap();
+        let search = dir.path().as_os_str();
+        assert_eq!(find("newuidmap", Some(search)), None, "not executable");
+        std::fs::set_permissions(&helper, std::fs::Permissions::from_mode(0o755)).unwrap();
+        assert_eq!(find("newuidmap", Some(search)), Some(helper));
+        let up = "../".repeat(64);
+        let relative = format!("{up}{}", dir.path().display());
+        assert!(Path::new(&relative).join("newuidmap").exists());
+        assert_eq!(find("newuidmap", Some(relative.as_ref())), None);
+    }
+}
