@@ -118,6 +118,25 @@ impl Bundle {
         )
     }
 
+    /// Lets root of a user namespace, this uid and gid on the host, reach the rootfs and make mount points in
+    /// it.
+    ///
+    /// # Panics
+    /// When the owner can't be changed.
+    pub fn for_user_namespace(&self, host_id: u32) -> &Self {
+        for dir in [self.dir.parent().expect("parent"), &self.dir, &self.rootfs("")] {
+            fs::set_permissions(dir, fs::Permissions::from_mode(0o755)).expect("chmod");
+        }
+        let owner = format!("{host_id}:{host_id}");
+        let status = std::process::Command::new("chown")
+            .args(["-R", &owner])
+            .arg(self.rootfs(""))
+            .status()
+            .expect("chown");
+        assert!(status.success());
+        self
+    }
+
     /// Writes config.json.
     pub fn write(&self) {
         fs::write(self.dir.join("config.json"), serde_json::to_vec_pretty(&self.config).expect("JSON"))

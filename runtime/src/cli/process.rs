@@ -14,7 +14,7 @@ use super::errno_text;
 /// Reads and checks process.json.
 pub(super) fn from_file(file: &Path) -> anyhow::Result<Process> {
     let bytes = std::fs::read(file).map_err(|e| anyhow!("open {}: {}", file.display(), errno_text(&e)))?;
-    let process = serde_json::from_slice(&bytes).map_err(|e| anyhow!("{}: {e}", file.display()))?;
+    let process = crate::spec::parse(&bytes).map_err(|e| anyhow!("{}: {e}", file.display()))?;
     check(&process)?;
     Ok(process)
 }

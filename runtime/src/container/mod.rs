@@ -14,6 +14,7 @@ mod exec;
 mod idmap;
 mod lifecycle;
 mod monitor;
+mod outside;
 mod spawn;
 mod state;
 

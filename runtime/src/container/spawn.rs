@@ -4,7 +4,6 @@
 use std::fs::File;
 use std::io::Read;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
-use std::path::Path;
 
 use super::Result;
 use super::idmap::{self, is_ordinary_user};
@@ -16,7 +15,8 @@ use crate::init::{
 use crate::path::ProcFs;
 use crate::plan::{Entry, Plan};
 use crate::sys::prctl;
-use crate::sys::process::{Exit, Fork, WaitFor, WaitMode, clone3, exit_now, prlimit, setns, wait};
+use crate::sys::process::{Exit, Fork, WaitFor, WaitMode, clone3, exit_now, setns, wait};
+use crate::sys::sched::set_affinity;
 
 /// What a new process gets besides its plan.
 #[derive(Debug)]
@@ -69,6 +69,10 @@ pub fn spawn(launch: Launch<'_>) -> Result<Spawned> {
         }
     }
     let flags = if entry == Entry::Direct { plan.namespaces.new } else { 0 };
+    if let Some(cpus) = &plan.outside.affinity.initial {
+        // The runtime's own, which the process inherits; what is left for the runtime to do is little.
+        set_affinity(0, cpus.words()).during("set process.execCPUAffinity.initial", String::new)?;
+    }
     let (fork, in_cgroup) = clone_into(flags, cgroup)?;
     match fork {
         Fork::Child => {
@@ -147,11 +151,7 @@ fn hide(plan: &Plan, proc: &ProcFs) -> std::result::Result<(), Failure> {
     if !is_ordinary_user() || plan.id_maps.is_some() {
         return Ok(());
     }
-    if let Some(value) = plan.oom_score_adj {
-        proc.write(Path::new("self/oom_score_adj"), value.to_string().as_bytes())
-            .during("write", || format!("{value} to /proc/self/oom_score_adj"))
-            .map_err(oom_score_hint)?;
-    }
+    super::outside::set_own_oom_score(plan, proc)?;
     prctl::set_dumpable(false).during("make undumpable", String::new)
 }
 
@@ -221,25 +221,9 @@ fn prepare(spawned: &Spawned, plan: &Plan, cgroup: &Cgroup, in_cgroup: bool) -> 
     if !in_cgroup {
         cgroup.attach(pid)?;
     }
-    if let Some(value) = plan.oom_score_adj.filter(|_| !is_ordinary_user() || plan.id_maps.is_some()) {
-        let path = format!("/proc/{pid}/oom_score_adj");
-        std::fs::write(&path, value.to_string())
-            .during("write", || format!("{value} to {path}"))
-            .map_err(oom_score_hint)?;
-    }
-    for (resource, limit) in &plan.rlimits {
-        prlimit(pid, *resource, *limit).during("set resource limit", || resource.to_string())?;
-    }
+    super::outside::apply(pid, plan)?;
     spawned.channel.send(Kind::Go).during("let init go", String::new)?;
     Ok(())
-}
-
-/// EACCES has one reason, which its words do not say.
-fn oom_score_hint(failure: Failure) -> Failure {
-    if failure.errno != libc::EACCES {
-        return failure;
-    }
-    failure.with_detail("lowering process.oomScoreAdj below the caller's own needs CAP_SYS_RESOURCE")
 }
 
 impl Spawned {

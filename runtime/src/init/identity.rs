@@ -40,7 +40,9 @@ pub fn set_rlimits(pid: i32, limits: &[(Resource, RLimit)]) -> Result<(), Failur
     })
 }
 
-fn limit_name(number: Resource) -> &'static str {
+/// The name of an RLIMIT_* number.
+#[must_use]
+pub fn limit_name(number: Resource) -> &'static str {
     /// RLIMIT_* in the kernel's order (`asm-generic/resource.h`).
     const NAMES: [&str; 16] = [
         "RLIMIT_CPU",

@@ -20,6 +20,7 @@ use nix::fcntl::OFlag;
 pub use channel::{Channel, Heard, Kind, Received};
 pub use failure::{Context, Failure, io_reason, reason};
 pub use hooks::{HookState, run_hooks};
+pub use identity::limit_name;
 pub use join::{join_namespaces, open_namespaces};
 
 use crate::path::ProcFs;
@@ -157,6 +158,15 @@ impl Init<'_> {
             Step::MaskPath(path) => self.rootfs_mut()?.mask_path(path),
             Step::Rlimits(limits) => identity::set_rlimits(0, limits),
             Step::Personality(domain) => identity::set_personality(*domain),
+            Step::MemoryPolicy { name, mode, nodes } => {
+                crate::sys::sched::set_memory_policy(*mode, nodes).during("set linux.memoryPolicy", || name)
+            }
+            Step::Scheduler { name, attr } => {
+                crate::sys::sched::set_scheduler(attr).during("set process.scheduler", || name)
+            }
+            Step::IoPriority { name, value } => {
+                crate::sys::sched::set_io_priority(*value).during("set process.ioPriority", || name)
+            }
             Step::AppArmor(profile) => self.apparmor(profile),
             Step::SelinuxLabel(label) => self.selinux(label),
             Step::NoNewPrivileges => prctl::set_no_new_privs().during("set no_new_privs", String::new),

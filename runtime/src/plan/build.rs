@@ -7,7 +7,7 @@ use oci_spec::runtime::{LinuxNamespaceType, Process, Spec};
 use super::devices::device_steps;
 use super::mounts::{normal, plan_mount};
 use super::options::{attr, propagation};
-use super::process::{late_seccomp, process_steps, program, rlimits, window_size};
+use super::process::{late_seccomp, process_steps, program, window_size};
 use super::{Facts, IdMaps, Join, MountSource, Namespaces, Plan, Step, SwitchRoot};
 use crate::spec::{Error, list, namespace};
 use crate::sys::mount::Reach;
@@ -53,7 +53,7 @@ pub fn plan(spec: &Spec, request: &Request<'_>, facts: &Facts) -> Result<Plan, E
     let late_readonly = rootfs_steps(spec, request, facts, &mut steps)?;
     switch_root_steps(spec, request, process, late_readonly, &mut steps)?;
     isolation_steps(spec, &mut steps);
-    process_steps(spec, process, user_namespace, &mut steps);
+    process_steps(spec, process, &mut steps)?;
     steps.push(Step::FindProgram);
     steps.push(Step::Gate);
     if let Some(hooks) = spec.hooks() {
@@ -66,8 +66,7 @@ pub fn plan(spec: &Spec, request: &Request<'_>, facts: &Facts) -> Result<Plan, E
         rootfs,
         steps,
         program: program(process)?,
-        oom_score_adj: process.oom_score_adj(),
-        rlimits: if user_namespace { rlimits(process) } else { Vec::new() },
+        outside: super::outside::of_create(process, user_namespace),
     })
 }
 
@@ -88,7 +87,7 @@ pub fn exec_plan(spec: &Spec, process: &Process, id: &str, new_keyring: bool) ->
     if process.terminal() == Some(true) {
         steps.push(Step::Console { size: window_size(process), bind: false });
     }
-    process_steps(spec, process, user_namespace, &mut steps);
+    process_steps(spec, process, &mut steps)?;
     steps.push(Step::FindProgram);
     late_seccomp(spec, process, &mut steps);
     Ok(Plan {
@@ -97,8 +96,7 @@ pub fn exec_plan(spec: &Spec, process: &Process, id: &str, new_keyring: bool) ->
         rootfs: PathBuf::new(),
         steps,
         program: program(process)?,
-        oom_score_adj: process.oom_score_adj(),
-        rlimits: if user_namespace { rlimits(process) } else { Vec::new() },
+        outside: super::outside::of_exec(spec, process, user_namespace)?,
     })
 }
 

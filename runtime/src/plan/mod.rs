@@ -6,7 +6,9 @@ mod build;
 mod devices;
 mod mounts;
 mod options;
+mod outside;
 mod process;
+mod scheduling;
 
 use std::ffi::CString;
 use std::path::PathBuf;
@@ -17,9 +19,11 @@ use crate::security::capabilities::Sets;
 use crate::sys::fs::WinSize;
 use crate::sys::mount::Reach;
 use crate::sys::process::{RLimit, Resource};
+use crate::sys::sched::SchedAttr;
 
 pub use build::{Request, exec_plan, plan};
 pub use options::{Attrs, OptionError, Options, attr, known as known_mount_options, propagation};
+pub use outside::{Affinity, Outside};
 
 /// Facts about the host that a plan depends on; the caller finds them out.
 #[derive(Clone, Debug, Default)]
@@ -54,10 +58,8 @@ pub struct Plan {
     pub steps: Vec<Step>,
     /// The user's program.
     pub program: Program,
-    /// oom_score_adj, written by the parent.
-    pub oom_score_adj: Option<i32>,
-    /// Limits that the parent sets, since a user namespace's root can't raise them: RLIMIT_* and values.
-    pub rlimits: Vec<(Resource, RLimit)>,
+    /// What the runtime does to the process from outside.
+    pub outside: Outside,
 }
 
 /// Namespaces of the container's init.
@@ -176,6 +178,29 @@ pub enum Step {
     Rlimits(Vec<(Resource, RLimit)>),
     /// personality(2).
     Personality(u32),
+    /// set_mempolicy(2).
+    MemoryPolicy {
+        /// As the config names it.
+        name: String,
+        /// MPOL_* mode and flags.
+        mode: u32,
+        /// Bit mask of nodes.
+        nodes: Vec<u64>,
+    },
+    /// sched_setattr(2).
+    Scheduler {
+        /// The policy's name.
+        name: String,
+        /// All values.
+        attr: SchedAttr,
+    },
+    /// ioprio_set(2).
+    IoPriority {
+        /// As the config names it.
+        name: String,
+        /// Class and level.
+        value: u32,
+    },
     /// AppArmor profile from exec on.
     AppArmor(String),
     /// SELinux label from exec on.

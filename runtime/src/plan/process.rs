@@ -4,6 +4,7 @@ use std::ffi::CString;
 
 use oci_spec::runtime::{LinuxPersonalityDomain, PosixRlimitType, Process, Spec};
 
+use super::scheduling::{io_priority, memory_policy, scheduler};
 use super::{Identity, Program, Step};
 use crate::security::capabilities::Sets;
 use crate::spec::{Error, list};
@@ -11,8 +12,8 @@ use crate::sys::fs::WinSize;
 use crate::sys::process::{RLimit, Resource};
 
 /// What create and exec do alike to turn init into the user's process.
-pub(super) fn process_steps(spec: &Spec, process: &Process, user_namespace: bool, steps: &mut Vec<Step>) {
-    if !user_namespace && !list(process.rlimits()).is_empty() {
+pub(super) fn process_steps(spec: &Spec, process: &Process, steps: &mut Vec<Step>) -> Result<(), Error> {
+    if !list(process.rlimits()).is_empty() {
         steps.push(Step::Rlimits(rlimits(process)));
     }
     if let Some(personality) = spec.linux().as_ref().and_then(|linux| linux.personality().as_ref()) {
@@ -24,6 +25,15 @@ pub(super) fn process_steps(spec: &Spec, process: &Process, user_namespace: bool
         };
         steps.push(Step::Personality(domain));
     }
+    if let Some(policy) = spec.linux().as_ref().and_then(|linux| linux.memory_policy().as_ref()) {
+        steps.push(memory_policy(policy)?);
+    }
+    // What the process of an exec does not say is as the container's, as in runc.
+    let container = spec.process().as_ref();
+    let own = process.scheduler().as_ref();
+    steps.extend(own.or_else(|| container.and_then(|c| c.scheduler().as_ref())).map(scheduler));
+    let own = process.io_priority().as_ref();
+    steps.extend(own.or_else(|| container.and_then(|c| c.io_priority().as_ref())).map(io_priority));
     let set = |text: &Option<String>| text.clone().filter(|text| !text.is_empty());
     steps.extend(set(process.apparmor_profile()).map(Step::AppArmor));
     steps.extend(set(process.selinux_label()).map(Step::SelinuxLabel));
@@ -42,6 +52,7 @@ pub(super) fn process_steps(spec: &Spec, process: &Process, user_namespace: bool
         cwd: process.cwd().clone(),
         umask: user.umask().unwrap_or(0o022),
     }));
+    Ok(())
 }
 
 pub(super) fn late_seccomp(spec: &Spec, process: &Process, steps: &mut Vec<Step>) {

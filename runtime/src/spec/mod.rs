@@ -2,14 +2,17 @@
 //!
 //! Pure but for [`load`]'s one read.
 
+pub mod bits;
 mod repair;
 mod rules;
+mod scheduling;
 
 use std::path::{Path, PathBuf};
 
 use oci_spec::runtime::{LinuxNamespaceType, Spec};
 
 pub use rules::{check_process, validate};
+pub use scheduling::{cpu_affinity, memory_nodes};
 
 /// The newest runtime-spec that davit implements.
 pub const OCI_VERSION: &str = "1.3.0";
@@ -64,9 +67,15 @@ pub fn parse_file<T: serde::de::DeserializeOwned>(path: &Path) -> Result<T, Erro
         std::io::ErrorKind::NotFound => Error::Missing(path.to_owned()),
         _ => Error::Read { path: path.to_owned(), source },
     })?;
-    serde_json::from_slice(&text)
-        .or_else(|first| repair::parse(&text).ok_or(first))
-        .map_err(|source| Error::Parse { path: path.to_owned(), source })
+    parse(&text).map_err(|source| Error::Parse { path: path.to_owned(), source })
+}
+
+/// Parses the text of a JSON file of the runtime-spec.
+///
+/// # Errors
+/// The parser's.
+pub fn parse<T: serde::de::DeserializeOwned>(text: &[u8]) -> Result<T, serde_json::Error> {
+    serde_json::from_slice(text).or_else(|first| repair::parse(text).ok_or(first))
 }
 
 /// The namespace of a kind in the config: `None` when the container shares the runtime's.

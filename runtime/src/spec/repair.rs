@@ -1,7 +1,8 @@
 //! Configs that runc accepts and oci-spec 0.10 rejects, on a path taken only after a parse error.
 //!
-//! Two defects are known (dependency study, section 1.1): scheduler flags under wrong names, and unknown
-//! capability names, which runc drops with a warning.
+//! Three defects are known (dependency study, section 1.1): scheduler flags under wrong names, unknown
+//! capability names, which runc drops with a warning, and CPU lists that are empty (the spec takes them as
+//! absent) or have spaces.
 
 use oci_spec::runtime::Capability;
 use serde_json::Value;
@@ -36,12 +37,25 @@ fn repair_process(process: &mut Value) {
             });
         }
     }
+    if let Some(affinity) = process.get_mut("execCPUAffinity").and_then(Value::as_object_mut) {
+        affinity.retain(|_, list| list.as_str().is_none_or(|list| elements(list).next().is_some()));
+        for list in affinity.values_mut() {
+            if let Some(text) = list.as_str() {
+                *list = elements(text).collect::<Vec<_>>().join(",").into();
+            }
+        }
+    }
     let flags = process.get_mut("scheduler").and_then(|s| s.get_mut("flags")).and_then(Value::as_array_mut);
     for flag in flags.into_iter().flatten() {
         if let Some((_, derived)) = SCHEDULER_FLAGS.iter().find(|(name, _)| flag == name) {
             *flag = Value::from(*derived);
         }
     }
+}
+
+/// The elements of a CPU list, as runc splits it.
+fn elements(list: &str) -> impl Iterator<Item = &str> {
+    list.split(',').map(str::trim).filter(|element| !element.is_empty())
 }
 
 #[cfg(test)]
@@ -65,6 +79,21 @@ mod tests {
             "scheduler":{"policy":"SCHED_OTHER","flags":["SCHED_FLAG_RESET_ON_FORK"]}}"#;
         let process: Process = parse(text).unwrap();
         assert_eq!(process.scheduler().as_ref().unwrap().flags().as_ref().unwrap().len(), 1);
+    }
+
+    #[test]
+    fn cpu_lists_may_be_empty() {
+        let text =
+            br#"{"cwd":"/","user":{"uid":0,"gid":0},"execCPUAffinity":{"initial":"","final":" 1 ,,3"}}"#;
+        assert!(serde_json::from_slice::<Process>(text).is_err());
+        let process: Process = parse(text).unwrap();
+        let affinity = process.exec_cpu_affinity().as_ref().unwrap();
+        assert_eq!(affinity.initial(), &None);
+        assert_eq!(affinity.cpu_affinity_final().as_deref(), Some("1,3"));
+        assert!(
+            parse::<Process>(br#"{"cwd":"/","user":{"uid":0,"gid":0},"execCPUAffinity":{"final":"a"}}"#)
+                .is_none()
+        );
     }
 
     #[test]

@@ -13,11 +13,11 @@ const RULES: &[Rule] = &[
     version,
     root,
     process,
-    rlimits,
     namespaces,
     hostname,
     id_mappings,
     sysctls,
+    memory_policy,
     security_paths,
     hooks,
     not_supported_yet,
@@ -31,7 +31,7 @@ pub fn validate(spec: &Spec) -> Result<(), Error> {
     RULES.iter().try_for_each(|rule| rule(spec))
 }
 
-fn invalid<T>(text: impl Into<String>) -> Result<T, Error> {
+pub(super) fn invalid<T>(text: impl Into<String>) -> Result<T, Error> {
     Err(Error::Invalid(text.into()))
 }
 
@@ -74,7 +74,10 @@ pub fn check_process(process: &Process) -> Result<(), Error> {
         return invalid("args must not be empty");
     }
     user(process)?;
-    environment(process)
+    environment(process)?;
+    rlimits(process)?;
+    oom_score(process)?;
+    super::scheduling::check(process)
 }
 
 /// setresuid(2) takes 2^32-1 as "unchanged", which would leave the process root (CVE-2024-40635's class).
@@ -105,8 +108,7 @@ fn environment(process: &Process) -> Result<(), Error> {
 }
 
 /// config.md "POSIX process": each limit once, soft at most hard.
-fn rlimits(spec: &Spec) -> Result<(), Error> {
-    let Some(process) = spec.process() else { return Ok(()) };
+fn rlimits(process: &Process) -> Result<(), Error> {
     let limits = list(process.rlimits());
     for (at, limit) in limits.iter().enumerate() {
         if limits.iter().take(at).any(|other| other.typ() == limit.typ()) {
@@ -117,6 +119,16 @@ fn rlimits(spec: &Spec) -> Result<(), Error> {
         }
     }
     Ok(())
+}
+
+/// config.md "Linux Process": the range of proc_pid_oom_score_adj(5).
+fn oom_score(process: &Process) -> Result<(), Error> {
+    match process.oom_score_adj() {
+        Some(value) if !(-1000..=1000).contains(&value) => {
+            invalid(format!("process.oomScoreAdj {value} is out of range: it must be from -1000 to 1000"))
+        }
+        _ => Ok(()),
+    }
 }
 
 /// config-linux.md "Namespaces": no duplicates, absolute paths; davit needs a mount namespace for now.
@@ -209,6 +221,12 @@ fn sysctls(spec: &Spec) -> Result<(), Error> {
     Ok(())
 }
 
+/// config-linux.md "Memory policy".
+fn memory_policy(spec: &Spec) -> Result<(), Error> {
+    let policy = spec.linux().as_ref().and_then(|linux| linux.memory_policy().as_ref());
+    policy.map_or(Ok(()), |policy| super::scheduling::memory_nodes(policy).map(drop))
+}
+
 /// config-linux.md "Masked Paths", "Readonly Paths": absolute, and only in a mount namespace of its own.
 fn security_paths(spec: &Spec) -> Result<(), Error> {
     let Some(linux) = spec.linux() else { return Ok(()) };
@@ -252,17 +270,6 @@ fn hooks(spec: &Spec) -> Result<(), Error> {
 /// Fields that later work brings. Never ignored in silence.
 fn not_supported_yet(spec: &Spec) -> Result<(), Error> {
     let unsupported = |field| Err(Error::Unsupported(field));
-    if let Some(process) = spec.process() {
-        if process.scheduler().is_some() {
-            return unsupported("process.scheduler");
-        }
-        if process.io_priority().is_some() {
-            return unsupported("process.ioPriority");
-        }
-        if process.exec_cpu_affinity().is_some() {
-            return unsupported("process.execCPUAffinity");
-        }
-    }
     let Some(linux) = spec.linux() else { return unsupported("a config without linux") };
     if namespace(spec, LinuxNamespaceType::Mount).is_none() {
         return unsupported("a container without a mount namespace");
@@ -272,9 +279,6 @@ fn not_supported_yet(spec: &Spec) -> Result<(), Error> {
     }
     if linux.net_devices().as_ref().is_some_and(|d| !d.is_empty()) {
         return unsupported("linux.netDevices");
-    }
-    if linux.memory_policy().is_some() {
-        return unsupported("linux.memoryPolicy");
     }
     if linux.intel_rdt().is_some() {
         return unsupported("linux.intelRdt");

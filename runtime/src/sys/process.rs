@@ -305,6 +305,18 @@ pub fn prlimit(pid: i32, resource: Resource, limit: RLimit) -> io::Result<()> {
     check(unsafe { libc::syscall(libc::SYS_prlimit64, pid, resource, &raw const new, old) }).map(drop)
 }
 
+/// prlimit(2): a limit of the calling process.
+///
+/// # Errors
+/// EINVAL for an unknown resource.
+pub fn limit(resource: Resource) -> io::Result<RLimit> {
+    let new = std::ptr::null::<libc::rlimit64>();
+    let mut old = libc::rlimit64 { rlim_cur: 0, rlim_max: 0 };
+    // SAFETY: the kernel writes one rlimit64; no new value is given.
+    check(unsafe { libc::syscall(libc::SYS_prlimit64, 0, resource, new, &raw mut old) })?;
+    Ok(RLimit { soft: old.rlim_cur, hard: old.rlim_max })
+}
+
 /// setdomainname(2).
 ///
 /// # Errors

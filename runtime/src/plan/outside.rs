@@ -1,0 +1,52 @@
+//! What the runtime does from outside to the process that it has made, before that may act.
+
+use oci_spec::runtime::{Process, Spec};
+
+use super::process::rlimits;
+use crate::spec::bits::Bits;
+use crate::spec::{Error, cpu_affinity};
+use crate::sys::process::{RLimit, Resource};
+
+/// Data of the config for the runtime's side.
+#[derive(Clone, Debug, Default)]
+pub struct Outside {
+    /// oom_score_adj.
+    pub oom_score_adj: Option<i32>,
+    /// Limits that init sets, whose hard value the runtime raises first: in a user namespace only it may.
+    pub raise_limits: Vec<(Resource, RLimit)>,
+    /// CPUs of the process.
+    pub affinity: Affinity,
+}
+
+/// The CPUs that the process may run on. Those of the runtime, which it inherits, mean nothing to it
+/// (runc #4041).
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Affinity {
+    /// `process.execCPUAffinity.initial`: from before the process exists.
+    pub initial: Option<Bits>,
+    /// `process.execCPUAffinity.final`: once it is in the container's cgroup. Without it, and without
+    /// `initial`, all that the cgroup's cpuset has.
+    pub last: Option<Bits>,
+}
+
+/// For `create`, where execCPUAffinity is not applied (config.md "POSIX process").
+pub(super) fn of_create(process: &Process, user_namespace: bool) -> Outside {
+    Outside {
+        oom_score_adj: process.oom_score_adj(),
+        raise_limits: if user_namespace { rlimits(process) } else { Vec::new() },
+        affinity: Affinity::default(),
+    }
+}
+
+/// For `exec`: what its process does not say is as the container's.
+pub(super) fn of_exec(spec: &Spec, process: &Process, user_namespace: bool) -> Result<Outside, Error> {
+    let container = spec.process().as_ref();
+    let [mut initial, mut last] = cpu_affinity(process)?;
+    if let (None, None, Some(container)) = (&initial, &last, container) {
+        [initial, last] = cpu_affinity(container)?;
+    }
+    let affinity = Affinity { initial, last };
+    let outside = of_create(process, user_namespace);
+    let oom_score_adj = outside.oom_score_adj.or_else(|| container.and_then(|own| own.oom_score_adj()));
+    Ok(Outside { oom_score_adj, affinity, ..outside })
+}
