@@ -33,7 +33,7 @@ const ADDED_IN_1_3: [&str; 8] = [
 ];
 
 /// Flags that no help shows: callers still pass them.
-const HIDDEN: [&str; 2] = ["--criu", "exec --no-subreaper"];
+const HIDDEN: [&str; 3] = ["--criu", "create --no-subreaper", "exec --no-subreaper"];
 
 /// Commands whose flags wait for their issues: nothing of them is in davit's help yet.
 const PEERS_ONLY: [&str; 4] = ["checkpoint", "events", "restore", "update"];

@@ -92,6 +92,13 @@ impl Cgroup {
         Ok(Cgroup { members, mode: layout.mode(), rootless, denied, not_ours: OnceLock::new() })
     }
 
+    /// No cgroup at all: its processes stay in the caller's, nothing is limited or removed.
+    #[must_use]
+    pub fn none(layout: &Layout) -> Cgroup {
+        let (rootless, denied) = (OnDenied::Ignore, OnDenied::Ignore);
+        Cgroup { members: Vec::new(), mode: layout.mode(), rootless, denied, not_ours: OnceLock::new() }
+    }
+
     /// The cgroup of an existing container from `cgroup_paths` of its state.json, davit's or runc's.
     ///
     /// # Errors

@@ -235,8 +235,9 @@ fn rewrite<'a>(
 
 fn find_flag<'a>(parser: &'a clap::Command, name: &[u8]) -> Option<&'a Arg> {
     parser.get_arguments().find(|flag| {
-        let short = flag.get_short().is_some_and(|short| name == [short as u8]);
-        short || flag.get_long().is_some_and(|long| long.as_bytes() == name)
+        let shorts = flag.get_short_and_visible_aliases().unwrap_or_default();
+        shorts.iter().any(|short| name == [*short as u8])
+            || flag.get_long().is_some_and(|long| long.as_bytes() == name)
     })
 }
 

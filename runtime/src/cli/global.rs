@@ -10,11 +10,12 @@ use nix::unistd::geteuid;
 
 use super::args::{go_bool, path_parser, switch, value};
 use super::errno_text;
-use crate::container::Runtime;
-use crate::logging::{self, Format};
+use crate::container::{CgroupManager, Runtime};
+use crate::logging::{self, Format, Target};
 
 /// Long names of the global flags that take a value, in the order of [`flags`].
-pub(super) const WITH_VALUE: [&str; 5] = ["log", "log-format", "root", "rootless", "criu"];
+pub(super) const WITH_VALUE: [&str; 7] =
+    ["log", "log-format", "log-level", "root", "cgroup-manager", "rootless", "criu"];
 
 /// Name of the state directory below /run or `$XDG_RUNTIME_DIR`.
 const DIRECTORY: &str = "davit";
@@ -30,17 +31,20 @@ pub(super) struct Global {
 pub(super) fn flags() -> Vec<Arg> {
     vec![
         switch("debug", "enable debug logging"),
-        value("log", "append davit's log to this file (default: standard error)").value_parser(path_parser()),
+        value("log", "append davit's log to [file:]PATH, or send it to journald:ID or syslog:ID (default: standard error)")
+            .value_parser(path_parser()),
         value("log-format", "format of the log: text or json (default: text)"),
+        value("log-level", "log messages of this level and above: error, warning, info or debug (default: info)"),
         value("root", "directory for the state of containers; it should be on a tmpfs (default: /run/davit)")
             .value_parser(path_parser()),
         switch(
             "systemd-cgroup",
             "let systemd make the cgroups; cgroupsPath has the form \"slice:prefix:name\"",
         ),
+        value("cgroup-manager", "who makes cgroups: cgroupfs, systemd, or disabled for none (default: cgroupfs)"),
         value("rootless", "ignore cgroup permission errors: true, false or auto (default: auto)"),
         value("criu", "ignored").hide(true),
-        switch("version", "print the version").short('v'),
+        switch("version", "print the version").short('v').visible_short_alias('V'),
     ]
 }
 
@@ -55,11 +59,7 @@ impl Global {
             Some(root) => given_root(root)?,
             None => default_root()?,
         };
-        let runtime = Runtime {
-            root,
-            systemd_cgroup: matches.get_flag("systemd-cgroup"),
-            rootless: rootless(matches)?,
-        };
+        let runtime = Runtime { root, cgroups: cgroup_manager(matches)?, rootless: rootless(matches)? };
         Ok(Global { runtime })
     }
 }
@@ -70,11 +70,62 @@ fn start_log(matches: &ArgMatches) -> anyhow::Result<()> {
         Some("json") => Format::Json,
         Some(other) => bail!("invalid log-format: {other}"),
     };
-    let level = if matches.get_flag("debug") { LevelFilter::Debug } else { LevelFilter::Info };
-    let file = matches.get_one::<PathBuf>("log").map(PathBuf::as_path);
-    let file = file.filter(|path| !path.as_os_str().is_empty() && *path != Path::new("/dev/stderr"));
-    logging::init(format, file, level)
-        .map_err(|e| anyhow!("open {}: {}", file.unwrap_or(Path::new("")).display(), errno_text(&e)))
+    let level = log_level(matches)?;
+    let target = matches.get_one::<PathBuf>("log").map_or(Ok(Target::Stderr), |log| log_target(log))?;
+    logging::init(format, &target, level).map_err(|e| anyhow!("open {target}: {}", errno_text(&e)))
+}
+
+fn log_level(matches: &ArgMatches) -> anyhow::Result<LevelFilter> {
+    let level = match matches.get_one::<String>("log-level").map(String::as_str) {
+        Some("error") => LevelFilter::Error,
+        Some("warning") => LevelFilter::Warn,
+        Some("debug") => LevelFilter::Debug,
+        None | Some("info" | "") => LevelFilter::Info,
+        Some(other) => {
+            bail!("invalid log-level: {other:?}: it must be error, warning, info or debug")
+        }
+    };
+    // runc's switch and crun's flag mean the same: the more talkative one wins.
+    Ok(if matches.get_flag("debug") { LevelFilter::Debug } else { level })
+}
+
+/// Where `--log` leads: crun's prefixes, else a path.
+fn log_target(log: &Path) -> anyhow::Result<Target> {
+    let Some((kind, rest)) = log.to_str().and_then(|text| text.split_once(':')) else {
+        return Ok(file_target(log));
+    };
+    match kind {
+        "file" => Ok(file_target(Path::new(rest))),
+        "journald" | "syslog" if rest.is_empty() => bail!("--log {kind}: needs an identifier, {kind}:ID"),
+        "journald" => Ok(Target::Journald(rest.to_owned())),
+        "syslog" => Ok(Target::Syslog(rest.to_owned())),
+        _ => Ok(file_target(log)),
+    }
+}
+
+fn file_target(path: &Path) -> Target {
+    if path.as_os_str().is_empty() || path == Path::new("/dev/stderr") {
+        return Target::Stderr;
+    }
+    Target::File(path.to_owned())
+}
+
+/// runc's switch and crun's flag, which must not contradict each other.
+fn cgroup_manager(matches: &ArgMatches) -> anyhow::Result<CgroupManager> {
+    let systemd = matches.get_flag("systemd-cgroup");
+    let named = match matches.get_one::<String>("cgroup-manager").map(String::as_str) {
+        None | Some("") => return Ok(if systemd { CgroupManager::Systemd } else { CgroupManager::Cgroupfs }),
+        Some("cgroupfs") => CgroupManager::Cgroupfs,
+        Some("systemd") => CgroupManager::Systemd,
+        Some("disabled") => CgroupManager::Disabled,
+        Some(other) => {
+            bail!("invalid --cgroup-manager value {other:?}: it must be cgroupfs, systemd or disabled")
+        }
+    };
+    if systemd && named != CgroupManager::Systemd {
+        bail!("--systemd-cgroup contradicts --cgroup-manager");
+    }
+    Ok(named)
 }
 
 fn given_root(root: &Path) -> anyhow::Result<PathBuf> {

@@ -15,6 +15,9 @@ pub(super) fn flags() -> Vec<Arg> {
         value("bundle", "root of the bundle directory (default: the current directory)")
             .short('b')
             .value_parser(path_parser()),
+        value("config", "read this file in place of the bundle's config.json")
+            .short('f')
+            .value_parser(path_parser()),
         console_socket(),
         pidfd_socket(),
         pid_file(),
@@ -56,9 +59,13 @@ pub(super) fn create_options(matches: &ArgMatches, console: Console) -> anyhow::
     let given = path(matches, "bundle").unwrap_or_else(|| PathBuf::from("."));
     let bundle = std::fs::canonicalize(&given)
         .map_err(|e| anyhow!("chdir {}: {}", given.display(), errno_text(&e)))?;
+    let config = path(matches, "config").map(|file| {
+        std::path::absolute(&file).map_err(|e| anyhow!("{}: {}", file.display(), errno_text(&e)))
+    });
     Ok(CreateOptions {
         id: container_id(matches)?.to_owned(),
         bundle,
+        config: config.transpose()?,
         console,
         pid_file: path(matches, "pid-file"),
         pidfd_socket: path(matches, "pidfd-socket"),

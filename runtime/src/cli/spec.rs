@@ -27,6 +27,9 @@ pub(super) const COMMAND: Command = Command {
             value("bundle", "directory to write config.json into (default: the current directory)")
                 .short('b')
                 .value_parser(path_parser()),
+            value("file", "name of the file to write (default: config.json)")
+                .short('f')
+                .value_parser(path_parser()),
             switch("rootless", "generate a configuration that works without root privileges"),
         ]
     },
@@ -65,8 +68,9 @@ enum Hierarchy {
 }
 
 fn run(_global: &Global, matches: &ArgMatches) -> anyhow::Result<i32> {
-    let dir = matches.get_one::<PathBuf>("bundle").filter(|dir| !dir.as_os_str().is_empty());
-    let file = dir.map_or_else(|| PathBuf::from("config.json"), |dir| dir.join("config.json"));
+    let given = |flag| matches.get_one::<PathBuf>(flag).filter(|path| !path.as_os_str().is_empty());
+    let name = given("file").map_or(Path::new("config.json"), PathBuf::as_path);
+    let file = given("bundle").map_or_else(|| name.to_owned(), |dir| dir.join(name));
     let whom = if matches.get_flag("rootless") {
         For::User { uid: geteuid().as_raw(), gid: getegid().as_raw() }
     } else {
@@ -77,7 +81,9 @@ fn run(_global: &Global, matches: &ArgMatches) -> anyhow::Result<i32> {
     let text = document(whom, if unified { Hierarchy::V2 } else { Hierarchy::V1 });
     let mut to = match OpenOptions::new().write(true).create_new(true).mode(0o666).open(&file) {
         Ok(to) => to,
-        Err(e) if e.kind() == ErrorKind::AlreadyExists => bail!("File config.json exists. Remove it first"),
+        Err(e) if e.kind() == ErrorKind::AlreadyExists => {
+            bail!("File {} exists. Remove it first", name.display())
+        }
         Err(e) => return Err(anyhow!("open {}: {}", file.display(), errno_text(&e))),
     };
     to.write_all(text.as_bytes()).map_err(|e| anyhow!("write {}: {}", file.display(), errno_text(&e)))?;

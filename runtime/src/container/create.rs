@@ -10,7 +10,7 @@ use oci_spec::runtime::{LinuxResources, Spec};
 
 use super::spawn::{Launch, Spawned, spawn};
 use super::state::{Dir, State, write_atomically};
-use super::{Console, CreateOptions, Error, Result, RootSwitch, Runtime, Started};
+use super::{CgroupManager, Console, CreateOptions, Error, Result, RootSwitch, Runtime, Started};
 use crate::cgroup::{Cgroup, Layout, Mode as CgroupMode, OnDenied};
 use crate::init::{Gate, HookState, Kind, run_hooks};
 use crate::plan::{CgroupView, Facts, Plan, Request, Step, SwitchRoot};
@@ -27,11 +27,12 @@ pub(super) enum StartWhen {
 
 pub(super) fn create(runtime: &Runtime, options: CreateOptions, when: StartWhen) -> Result<Started> {
     let bundle = absolute(&options.bundle)?;
-    if runtime.systemd_cgroup {
+    if runtime.cgroups == CgroupManager::Systemd {
         return Err(Error::Unsupported("the systemd cgroup driver (--systemd-cgroup)"));
     }
     let dir = Dir::of(runtime, &options.id)?;
-    let spec = spec::load(&bundle)?;
+    let config = options.config.clone().unwrap_or_else(|| bundle.join("config.json"));
+    let spec = spec::load(&config)?;
     if spec.linux().as_ref().and_then(|l| l.seccomp().as_ref()).is_some_and(|s| s.listener_path().is_some()) {
         return Err(Error::Unsupported("linux.seccomp.listenerPath"));
     }
@@ -40,7 +41,10 @@ pub(super) fn create(runtime: &Runtime, options: CreateOptions, when: StartWhen)
     let layout = Layout::detect()?;
     let denied = if runtime.rootless { OnDenied::Ignore } else { OnDenied::Fail };
     let cgroups_path = spec.linux().as_ref().and_then(|linux| linux.cgroups_path().as_deref());
-    let cgroup = Cgroup::resolve(&layout, &options.id, cgroups_path, denied)?;
+    let cgroup = match runtime.cgroups {
+        CgroupManager::Disabled => Cgroup::none(&layout),
+        _ => Cgroup::resolve(&layout, &options.id, cgroups_path, denied)?,
+    };
     let facts = Facts { cgroup_v1: cgroup_views(runtime, &layout, &cgroup) };
     let request = Request {
         id: &options.id,
@@ -89,11 +93,10 @@ impl Making<'_> {
         self.dir.write(&state)?;
         self.cgroup.create()?;
         let none = LinuxResources::default();
-        let resources =
-            self.spec.linux().as_ref().and_then(|linux| linux.resources().as_ref()).unwrap_or(&none);
+        let resources = self.resources().unwrap_or(&none);
         // v2 can take them while init makes its devices, v1 can't.
         let devices_first = self.cgroup.mode() != CgroupMode::V2;
-        if devices_first {
+        if devices_first && self.has_cgroup() {
             self.cgroup.apply_devices(resources)?;
         }
         let spawned = spawn(Launch {
@@ -106,6 +109,7 @@ impl Making<'_> {
             enter: None,
         })?;
         let apply_limits = || match devices_first {
+            _ if !self.has_cgroup() => Ok(()),
             true => self.cgroup.apply_limits(resources),
             false => self.cgroup.apply(resources),
         };
@@ -146,10 +150,23 @@ impl Making<'_> {
         }
     }
 
+    fn has_cgroup(&self) -> bool {
+        self.runtime.cgroups != CgroupManager::Disabled
+    }
+
+    fn resources(&self) -> Option<&LinuxResources> {
+        let resources = self.spec.linux().as_ref()?.resources().as_ref()?;
+        if !self.has_cgroup() && has_limits(resources) {
+            log::warn!("linux.resources is ignored: cgroups are disabled");
+        }
+        Some(resources)
+    }
+
     fn initial_state(&self) -> State {
         let (id, keyring) = (&self.options.id, self.options.new_keyring);
         let mut state = State::new(self.runtime, id, self.bundle, self.spec, &self.plan.rootfs, keyring);
         state.cgroup_paths = self.cgroup.paths();
+        state.config_file = self.options.config.clone();
         state
     }
 
@@ -232,6 +249,13 @@ fn check_rootfs(path: &Path) -> Result<()> {
     }
 }
 
+/// Whether anything but device rules is asked for: those every engine adds on its own.
+fn has_limits(resources: &LinuxResources) -> bool {
+    let mut rest = resources.clone();
+    rest.set_devices(None);
+    rest != LinuxResources::default()
+}
+
 /// The v1 hierarchies for a `cgroup` mount; none on pure v2, which is mounted by itself.
 fn cgroup_views(runtime: &Runtime, layout: &Layout, cgroup: &Cgroup) -> Vec<CgroupView> {
     if layout.mode() == CgroupMode::V2 {
@@ -240,7 +264,12 @@ fn cgroup_views(runtime: &Runtime, layout: &Layout, cgroup: &Cgroup) -> Vec<Cgro
     let paths = cgroup.paths();
     let v1 = layout.hierarchies().iter().filter_map(|hierarchy| {
         let name = hierarchy.mountpoint.file_name()?.to_string_lossy().into_owned();
-        let host_dir = paths.get(hierarchy.controllers.first()?)?.clone();
+        let host_dir = match paths.get(hierarchy.controllers.first()?) {
+            Some(dir) => dir.clone(),
+            // Without a cgroup of its own the container is in the caller's.
+            None if paths.is_empty() => hierarchy.own_dir().ok()?,
+            None => return None,
+        };
         let own_dir = if runtime.rootless { hierarchy.own_dir().ok() } else { None };
         Some(CgroupView { name, controllers: hierarchy.controllers.clone(), host_dir, own_dir })
     });

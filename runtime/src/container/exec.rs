@@ -28,7 +28,7 @@ impl ExecTarget {
     pub fn open(runtime: &Runtime, id: &str) -> Result<Self> {
         let dir = Dir::of(runtime, id)?;
         let state = dir.read()?;
-        let spec = crate::spec::parse_file(&state.bundle().join("config.json"))?;
+        let spec = crate::spec::parse_file(&state.config_path())?;
         Ok(ExecTarget { dir, state, spec })
     }
 

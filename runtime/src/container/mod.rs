@@ -32,10 +32,22 @@ pub type Result<T> = std::result::Result<T, Error>;
 pub struct Runtime {
     /// State directory, `--root`; each container has a directory `<root>/<id>` in it.
     pub root: PathBuf,
-    /// `--systemd-cgroup`: cgroups are made by systemd.
-    pub systemd_cgroup: bool,
+    /// `--systemd-cgroup`, `--cgroup-manager`: who makes cgroups.
+    pub cgroups: CgroupManager,
     /// `--rootless`: whether cgroup permission errors are ignored.
     pub rootless: bool,
+}
+
+/// Who makes a container's cgroup.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum CgroupManager {
+    /// davit, in cgroupfs.
+    #[default]
+    Cgroupfs,
+    /// systemd (`--systemd-cgroup`).
+    Systemd,
+    /// Nobody: the container stays in the caller's cgroup, and limits and device rules are not applied.
+    Disabled,
 }
 
 /// Where the terminal's master end goes when `process.terminal` is true.
@@ -65,6 +77,8 @@ pub struct CreateOptions {
     pub id: String,
     /// Directory that holds config.json.
     pub bundle: PathBuf,
+    /// Another file to read in place of the bundle's config.json (crun's `--config`).
+    pub config: Option<PathBuf>,
     /// Terminal hand-over.
     pub console: Console,
     /// `--pid-file`: written atomically once the process exists.

@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 use oci_spec::runtime::{Hook, LinuxNamespaceType, Spec};
 use serde::{Deserialize, Serialize};
 
-use super::{Error, Result, Runtime};
+use super::{CgroupManager, Error, Result, Runtime};
 use crate::spec::list;
 
 /// Name of the state file in a container's directory.
@@ -43,6 +43,9 @@ pub struct State {
     /// Targets of init's stdio, for checkpoint.
     #[serde(default)]
     pub external_descriptors: Vec<String>,
+    /// `--config`, when it is not the bundle's config.json. runc has no such key and leaves it alone.
+    #[serde(default, rename = "davit_config_file", skip_serializing_if = "Option::is_none")]
+    pub config_file: Option<PathBuf>,
     /// Directory in resctrl.
     #[serde(default)]
     pub intel_rdt_path: String,
@@ -179,7 +182,7 @@ impl State {
                     name: id.to_owned(),
                     path: cgroups_path.map(|path| path.display().to_string()).unwrap_or_default(),
                     devices: Some(Vec::new()),
-                    systemd: runtime.systemd_cgroup,
+                    systemd: runtime.cgroups == CgroupManager::Systemd,
                 }),
                 version: spec.version().clone(),
                 labels: Some(labels),
@@ -193,6 +196,7 @@ impl State {
             cgroup_paths: BTreeMap::new(),
             namespace_paths: BTreeMap::new(),
             external_descriptors: vec!["/dev/null".to_owned(); 3],
+            config_file: None,
             intel_rdt_path: String::new(),
         }
     }
@@ -221,6 +225,11 @@ impl State {
             .filter(|(key, _)| *key != "bundle")
             .map(|(key, value)| (key.to_owned(), value.to_owned()))
             .collect()
+    }
+
+    /// The container's config.json.
+    pub fn config_path(&self) -> PathBuf {
+        self.config_file.clone().unwrap_or_else(|| self.bundle().join("config.json"))
     }
 
     fn labels(&self) -> impl Iterator<Item = &str> {

@@ -47,13 +47,12 @@ pub enum Error {
     Unsupported(&'static str),
 }
 
-/// Reads and validates `<bundle>/config.json`.
+/// Reads and validates a config.json.
 ///
 /// # Errors
 /// Any [`Error`].
-pub fn load(bundle: &Path) -> Result<Spec, Error> {
-    let path = bundle.join("config.json");
-    let spec: Spec = parse_file(&path)?;
+pub fn load(path: &Path) -> Result<Spec, Error> {
+    let spec: Spec = parse_file(path)?;
     validate(&spec)?;
     Ok(spec)
 }

@@ -28,6 +28,7 @@ pub fn create(runtime: &Runtime, args: &CreateArgs, socket: Option<OwnedFd>) -> 
     let options = CreateOptions {
         id: args.id.clone(),
         bundle: args.bundle.clone(),
+        config: None,
         console: console(socket),
         pid_file: Some(args.bundle.join("init.pid")),
         pidfd_socket: None,

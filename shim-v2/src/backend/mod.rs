@@ -250,9 +250,10 @@ impl Backend {
     }
 
     fn runtime(&self) -> davit::container::Runtime {
+        use davit::container::CgroupManager;
         davit::container::Runtime {
             root: self.root.clone(),
-            systemd_cgroup: self.systemd_cgroup,
+            cgroups: if self.systemd_cgroup { CgroupManager::Systemd } else { CgroupManager::Cgroupfs },
             rootless: false,
         }
     }
