@@ -210,29 +210,6 @@ fn hostname_and_domainname() {
 }
 
 #[test]
-fn time_namespace_with_offsets() {
-    let Some(world) = World::enter("time_namespace_with_offsets") else { return };
-    if world.is_runc() {
-        davit_tests::skip::<()>("time_namespace_with_offsets", "runc 1.1 has no time namespaces");
-        return;
-    }
-    let mut bundle = world.bundle();
-    bundle
-        .script("cut -d. -f1 /proc/uptime 2>/dev/null || awk '{print int($1)}' /proc/uptime")
-        .push("/linux/namespaces", json!({"type": "time"}))
-        .set("/linux/timeOffsets", json!({"boottime": {"secs": 1_000_000, "nanosecs": 0}}));
-    let c = world.container(&bundle);
-    let run = c.run(&[]);
-    if run.error().contains("not supported") {
-        davit_tests::skip::<()>("time_namespace_with_offsets", "davit names it as not supported yet");
-        return;
-    }
-    let uptime: u64 = run.ok().stdout.trim().parse().unwrap();
-    assert!(uptime >= 1_000_000, "{uptime}");
-    c.assert_nothing_left();
-}
-
-#[test]
 fn loopback_is_up_in_a_new_network_namespace() {
     let Some(world) = World::enter("loopback_is_up_in_a_new_network_namespace") else { return };
     let mut bundle = world.bundle();

@@ -15,7 +15,9 @@ use crate::init::{
 use crate::path::ProcFs;
 use crate::plan::{Entry, Plan};
 use crate::sys::prctl;
-use crate::sys::process::{Exit, Fork, WaitFor, WaitMode, clone3, exit_now, setns, wait};
+use crate::sys::process::{
+    CLONE_NEWTIME, Exit, Fork, WaitFor, WaitMode, clone3, exit_now, setns, unshare, wait,
+};
 use crate::sys::sched::set_affinity;
 
 /// What a new process gets besides its plan.
@@ -104,7 +106,12 @@ pub fn spawn(launch: Launch<'_>) -> Result<Spawned> {
             drop((theirs, launch.gate, launch.console));
             let spawned = match entry {
                 Entry::Direct => Spawned { pid, pidfd, channel: ours },
-                Entry::Staged => receive_init(ours, &pidfd)?,
+                Entry::Staged => {
+                    if !plan.namespaces.time_offsets.is_empty() {
+                        write_offsets(&ours, pid, plan).inspect_err(|_| kill(&pidfd))?;
+                    }
+                    receive_init(ours, &pidfd)?
+                }
             };
             prepare(&spawned, plan, cgroup, in_cgroup).inspect_err(|_| spawned.kill())?;
             Ok(spawned)
@@ -170,7 +177,13 @@ fn enter(init: BorrowedFd<'_>, flags: i32, entry: Entry) -> std::result::Result<
 /// The stage of [`Entry::Staged`]: namespaces are joined, so clone init as a sibling and be gone.
 fn stage(context: InitContext<'_>) -> ! {
     let _ = prctl::set_pdeathsig(libc::SIGKILL);
-    let flags = context.plan.namespaces.new | libc::CLONE_PARENT as u64;
+    let mut flags = context.plan.namespaces.new | libc::CLONE_PARENT as u64;
+    if !context.plan.namespaces.time_offsets.is_empty() {
+        if let Err(failure) = unshare_time(&context.channel, flags) {
+            fail(&context.channel, &failure)
+        }
+        flags &= !(libc::CLONE_NEWUSER as u64);
+    }
     match clone3(flags, None).during("clone3", String::new) {
         Ok(Fork::Child) => crate::init::run(context),
         Ok(Fork::Parent { pidfd, .. }) => {
@@ -179,6 +192,33 @@ fn stage(context: InitContext<'_>) -> ! {
         }
         Err(failure) => fail(&context.channel, &failure),
     }
+}
+
+/// Makes the time namespace for the child, owned by the new user namespace if there is to be one, and has the
+/// runtime write its offsets: here that right may be missing (proc_pid(5): the files are root's).
+fn unshare_time(channel: &Channel, flags: u64) -> std::result::Result<(), Failure> {
+    let user = flags & libc::CLONE_NEWUSER as u64;
+    unshare(CLONE_NEWTIME | user).during("make time namespace", String::new)?;
+    channel.send(Kind::Offsets).during("tell the runtime", || "of the time namespace")?;
+    channel.expect(Kind::Go).during("wait for time offsets", String::new).map(drop)
+}
+
+/// The runtime's side of [`unshare_time`].
+fn write_offsets(channel: &Channel, stage: i32, plan: &Plan) -> Result<()> {
+    match channel.receive_from_init().during("hear from stage", String::new)? {
+        (Received::Message(Kind::Offsets, _), _) => {}
+        (Received::Message(Kind::Failed, text), _) => {
+            return Err(super::Error::Init(Failure::decode(&text)));
+        }
+        _ => return Err(super::Error::Died { how: "ended while it made the time namespace".into() }),
+    }
+    if let Some(maps) = &plan.id_maps {
+        idmap::write(stage, maps)?;
+    }
+    let (path, lines) = (format!("/proc/{stage}/timens_offsets"), &plan.namespaces.time_offsets);
+    std::fs::write(&path, lines)
+        .during("set linux.timeOffsets", || format!("(write {:?} to {path})", lines.trim_end()))?;
+    Ok(channel.send(Kind::Go).during("let the stage go", String::new)?)
 }
 
 fn fail(channel: &Channel, failure: &Failure) -> ! {
@@ -215,7 +255,8 @@ fn pidfd_pid(pidfd: &OwnedFd) -> std::result::Result<i32, Failure> {
 /// What must be true before init may act: ids mapped, in its cgroup, limits set.
 fn prepare(spawned: &Spawned, plan: &Plan, cgroup: &Cgroup, in_cgroup: bool) -> Result<()> {
     let pid = spawned.pid;
-    if let Some(maps) = &plan.id_maps {
+    // With time offsets the stage has made the user namespace: its maps are written.
+    if let Some(maps) = plan.id_maps.as_ref().filter(|_| plan.namespaces.time_offsets.is_empty()) {
         idmap::write(pid, maps)?;
     }
     if !in_cgroup {
@@ -282,10 +323,14 @@ impl Spawned {
 
     /// Kills and reaps it: for error paths.
     pub fn kill(&self) {
-        // It may have ended by itself; either way it is reaped here.
-        let _ = crate::sys::process::pidfd_send_signal(self.pidfd.as_fd(), libc::SIGKILL);
-        let _ = wait(WaitFor::Pidfd(self.pidfd.as_fd()), WaitMode::Block);
+        kill(&self.pidfd);
     }
+}
+
+/// Kills and reaps a child, which may have ended by itself.
+fn kill(pidfd: &OwnedFd) {
+    let _ = crate::sys::process::pidfd_send_signal(pidfd.as_fd(), libc::SIGKILL);
+    let _ = wait(WaitFor::Pidfd(pidfd.as_fd()), WaitMode::Block);
 }
 
 fn describe(exit: Exit) -> String {

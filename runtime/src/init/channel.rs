@@ -2,6 +2,8 @@
 //!
 //! | #  | who     | message           | when, and what it means                                          |
 //! |----|---------|-------------------|------------------------------------------------------------------|
+//! | –  | stage   | `Offsets`         | only with timeOffsets: time (and user) namespace are made        |
+//! | –  | runtime | `Go`              | answer to it: id maps and offsets written                        |
 //! | 0  | stage   | `Init` + pidfd    | only for a staged entry: the stage has cloned init               |
 //! | 1  | runtime | `Go`              | id maps written, cgroup joined, limits set                        |
 //! | 2  | init    | `RuntimeHooks`    | only with prestart or createRuntime hooks: mounts are in place   |
@@ -47,12 +49,14 @@ pub enum Kind {
     Start = 6,
     /// See the table.
     Failed = 7,
+    /// See the table.
+    Offsets = 8,
 }
 
 impl Kind {
     fn from_byte(byte: u8) -> Option<Kind> {
         use Kind::*;
-        [Init, Go, Filter, RuntimeHooks, HooksDone, Ready, Start, Failed]
+        [Init, Go, Filter, RuntimeHooks, HooksDone, Ready, Start, Failed, Offsets]
             .into_iter()
             .find(|k| *k as u8 == byte)
     }

@@ -11,6 +11,7 @@ use super::process::{late_seccomp, process_steps, program, window_size};
 use super::{Facts, IdMaps, Join, MountSource, Namespaces, Plan, Step, SwitchRoot};
 use crate::spec::{Error, list, namespace};
 use crate::sys::mount::Reach;
+use crate::sys::process::CLONE_NEWTIME;
 
 /// What the command line adds to a config.
 #[derive(Clone, Debug)]
@@ -111,7 +112,21 @@ fn namespaces(spec: &Spec) -> Namespaces {
             None => all.new |= ns.typ() as u64,
         }
     }
+    all.time_offsets = time_offsets(spec);
+    if !all.time_offsets.is_empty() {
+        all.new &= !CLONE_NEWTIME;
+    }
     all
+}
+
+/// A line for each clock: name, seconds, nanoseconds.
+fn time_offsets(spec: &Spec) -> String {
+    let offsets = spec.linux().iter().flat_map(|linux| linux.time_offsets().iter().flatten());
+    let mut lines: Vec<String> = offsets
+        .map(|(clock, by)| format!("{clock} {} {}\n", by.secs().unwrap_or(0), by.nanosecs().unwrap_or(0)))
+        .collect();
+    lines.sort();
+    lines.concat()
 }
 
 fn id_maps(spec: &Spec) -> Option<IdMaps> {
@@ -299,6 +314,24 @@ mod tests {
         let both =
             serde_json::json!([{"type": "mount"}, {"type": "user"}, {"type": "network", "path": "/n"}]);
         assert_eq!(entry(both), Entry::Staged);
+    }
+
+    #[test]
+    fn time_offsets_need_the_stage() {
+        use super::super::Entry;
+        let of = |offsets: serde_json::Value| {
+            let spec = spec(|c| {
+                c["linux"]["namespaces"] =
+                    serde_json::json!([{"type": "mount"}, {"type": "uts"}, {"type": "time"}]);
+                c["linux"]["timeOffsets"] = offsets;
+            });
+            plan(&spec, &request(), &Facts::default()).unwrap().namespaces
+        };
+        let without = of(serde_json::json!({}));
+        assert_eq!((without.entry(), without.new & CLONE_NEWTIME), (Entry::Direct, CLONE_NEWTIME));
+        let with = of(serde_json::json!({"monotonic": {"secs": -7}, "boottime": {"nanosecs": 5}}));
+        assert_eq!((with.entry(), with.new & CLONE_NEWTIME), (Entry::Staged, 0));
+        assert_eq!(with.time_offsets, "boottime 0 5\nmonotonic -7 0\n");
     }
 
     #[test]

@@ -72,6 +72,9 @@ pub struct Namespaces {
     /// Whether a new cgroup namespace is made by init once it sits in its cgroup (cgroup v1 and hybrid:
     /// the namespace's root is where its maker is, and v1 has no CLONE_INTO_CGROUP).
     pub unshare_cgroup: bool,
+    /// Lines for /proc/PID/timens_offsets of a new time namespace, which is not in [`Namespaces::new`] then:
+    /// the offsets are fixed once a process is in it, so the stage makes it for its child.
+    pub time_offsets: String,
 }
 
 /// How the container's process comes into being.
@@ -81,7 +84,8 @@ pub enum Entry {
     Direct,
     /// A short-lived process joins namespaces first and then clones init. Forced by the kernel: joining
     /// a pid namespace acts on children only, one in a new or joined user namespace has no rights over
-    /// namespaces outside it (user_namespaces(7)).
+    /// namespaces outside it (user_namespaces(7)), and a time namespace takes offsets only before a process
+    /// is in it (time_namespaces(7)).
     Staged,
 }
 
@@ -94,6 +98,7 @@ impl Namespaces {
         let staged = joins(LinuxNamespaceType::User)
             || joins(LinuxNamespaceType::Pid)
             || joins(LinuxNamespaceType::Time)
+            || !self.time_offsets.is_empty()
             || (new_user && !self.join.is_empty());
         if staged { Entry::Staged } else { Entry::Direct }
     }
