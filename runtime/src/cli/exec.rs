@@ -98,6 +98,6 @@ fn run(global: &Global, matches: &ArgMatches) -> anyhow::Result<i32> {
         ignore_paused: matches.get_flag("ignore-paused"),
         cgroup: matches.get_many::<String>("cgroup").into_iter().flatten().cloned().collect(),
     };
-    let started = target.exec(&options)?;
-    session.map_or(Ok(0), |session| foreground::wait(session, &started))
+    let mut started = target.exec(&options)?;
+    session.map_or(Ok(0), |session| foreground::wait(session, &mut started))
 }

@@ -15,9 +15,9 @@ use nix::sys::signalfd::{SfdFlags, SignalFd};
 
 use super::console::{self, Relay};
 use super::errno_text;
-use crate::container::{Console, Started};
+use crate::container::{Console, NotifySocket, Started};
 use crate::sys::prctl::set_child_subreaper;
-use crate::sys::process::{Exit, WaitFor, WaitMode, pidfd_send_signal, wait as wait_child};
+use crate::sys::process::{Exit, WaitFor, WaitMode, pidfd_open, pidfd_send_signal, wait as wait_child};
 
 /// How long output may pause, once the process has ended, before what still holds its terminal open is
 /// left behind: a daemon that it started must not keep davit waiting.
@@ -75,15 +75,20 @@ impl Session {
 }
 
 /// Waits until the process has ended and returns its exit code, or 128 plus the signal's number.
-pub(super) fn wait(session: Session, started: &Started) -> anyhow::Result<i32> {
+pub(super) fn wait(session: Session, started: &mut Started) -> anyhow::Result<i32> {
     let mut relay = match &session.console {
         Some(socket) => console::receive_master(socket.as_fd())?.map(Relay::new).transpose()?,
         None => None,
     };
     let exit = loop {
-        let ready = poll_once(&session.signals, started.pidfd.as_fd(), relay.as_mut(), PollTimeout::NONE)?;
+        let others = [Some(started.pidfd.as_fd()), started.notify.as_ref().and_then(NotifySocket::awaited)];
+        let ready = poll_once(&session.signals, others, relay.as_mut(), PollTimeout::NONE)?;
         if ready.signals {
             handle_signals(&session.signals, started, relay.as_ref());
+        }
+        if let (true, Some(socket)) = (ready.notified || ready.exited, &mut started.notify) {
+            // The manager watches this process, which ends with the container's exit code.
+            notify(socket.serve(std::process::id()));
         }
         if ready.exited {
             break reap(started)?;
@@ -92,25 +97,48 @@ pub(super) fn wait(session: Session, started: &Started) -> anyhow::Result<i32> {
     if let Some(relay) = &mut relay {
         drain(&session.signals, started.pidfd.as_fd(), relay)?;
     }
+    if let Some(socket) = &mut started.notify {
+        socket.finish();
+    }
     Ok(exit.shell_code())
+}
+
+/// Waits until a detached container has told its service manager that it is ready. Not being able to tell
+/// is no reason to end it.
+pub(super) fn wait_ready(socket: &mut NotifySocket, pid: i32) {
+    let Ok(main_pid) = u32::try_from(pid) else { return };
+    match pidfd_open(pid) {
+        Ok(process) => notify(socket.wait(process.as_fd(), main_pid)),
+        // ESRCH: it has ended already.
+        Err(error) => log::debug!("no notification from process {pid}: {}", errno_text(&error)),
+    }
+}
+
+fn notify(told: std::io::Result<()>) {
+    if let Err(error) = told {
+        log::warn!("notify the service manager: {}", errno_text(&error));
+    }
 }
 
 /// What one poll found besides terminal data, which it has moved already.
 struct Ready {
     signals: bool,
     exited: bool,
+    notified: bool,
     relayed: bool,
 }
 
 fn poll_once(
     signals: &SignalFd,
-    pidfd: BorrowedFd<'_>,
+    others: [Option<BorrowedFd<'_>>; 2],
     relay: Option<&mut Relay>,
     timeout: PollTimeout,
 ) -> anyhow::Result<Ready> {
-    let mut fds = Vec::with_capacity(5);
-    fds.push(PollFd::new(signals.as_fd(), PollFlags::POLLIN));
-    fds.push(PollFd::new(pidfd, PollFlags::POLLIN));
+    let mut fds = Vec::with_capacity(6);
+    // A place that is not in use holds the signalfd once more, so that the others keep theirs.
+    for fd in [Some(signals.as_fd())].into_iter().chain(others) {
+        fds.push(PollFd::new(fd.unwrap_or(signals.as_fd()), PollFlags::POLLIN));
+    }
     let ends = relay.as_ref().map(|relay| relay.ends()).unwrap_or_default();
     fds.extend(ends.iter().map(|end| PollFd::new(crate::sys::fs::borrow(end.fd), end.events)));
     match poll(&mut fds, timeout) {
@@ -118,9 +146,14 @@ fn poll_once(
         Err(e) => return Err(anyhow!("poll: {}", e.desc())),
     }
     let happened = |fd: Option<&PollFd<'_>>| fd.and_then(PollFd::any).unwrap_or(false);
-    let mut ready = Ready { signals: happened(fds.first()), exited: happened(fds.get(1)), relayed: false };
+    let mut ready = Ready {
+        signals: happened(fds.first()),
+        exited: others[0].is_some() && happened(fds.get(1)),
+        notified: others[1].is_some() && happened(fds.get(2)),
+        relayed: false,
+    };
     if let Some(relay) = relay {
-        for (end, fd) in ends.iter().zip(fds.iter().skip(2)) {
+        for (end, fd) in ends.iter().zip(fds.iter().skip(3)) {
             if happened(Some(fd)) {
                 ready.relayed = true;
                 relay.serve(end.which);
@@ -134,8 +167,8 @@ fn poll_once(
 fn drain(signals: &SignalFd, pidfd: BorrowedFd<'_>, relay: &mut Relay) -> anyhow::Result<()> {
     relay.stop_input();
     while relay.has_output() {
-        // The pidfd stays ready for ever: it is not polled any more, a duplicate of the signalfd is.
-        let ready = poll_once(signals, signals.as_fd(), Some(relay), PollTimeout::from(DRAIN_IDLE_MS))?;
+        // The pidfd stays ready for ever: it is not polled any more.
+        let ready = poll_once(signals, [None, None], Some(relay), PollTimeout::from(DRAIN_IDLE_MS))?;
         if ready.signals {
             while let Ok(Some(_)) = signals.read_signal() {}
         } else if !ready.relayed {

@@ -1,5 +1,6 @@
 //! Flags that `create` and `run` share.
 
+use std::ffi::OsString;
 use std::path::PathBuf;
 
 use anyhow::anyhow;
@@ -7,7 +8,7 @@ use clap::{Arg, ArgMatches, value_parser};
 
 use super::args::{container_id, path_parser, switch, value};
 use super::errno_text;
-use crate::container::{Console, CreateOptions, RootSwitch};
+use crate::container::{Activation, Console, CreateOptions, RootSwitch};
 
 /// The shared flags.
 pub(super) fn flags() -> Vec<Arg> {
@@ -72,5 +73,24 @@ pub(super) fn create_options(matches: &ArgMatches, console: Console) -> anyhow::
         root_switch: if matches.get_flag("no-pivot") { RootSwitch::Move } else { RootSwitch::Pivot },
         new_keyring: !matches.get_flag("no-new-keyring"),
         preserve_fds: matches.get_one::<u32>("preserve-fds").copied().unwrap_or(0),
+        activation: activation(),
     })
+}
+
+/// What a service manager has put into the environment.
+fn activation() -> Activation {
+    let number = |name| std::env::var(name).ok().and_then(|text| text.parse::<u32>().ok());
+    // sd_listen_fds(3): they may have been meant for a process that started this one.
+    let is_ours = number("LISTEN_PID") == Some(std::process::id());
+    let listen_fds = number("LISTEN_FDS").filter(|_| is_ours).unwrap_or(0);
+    Activation {
+        listen_fds,
+        listen_names: std::env::var("LISTEN_FDNAMES").ok().filter(|_| listen_fds > 0),
+        notify: notify_address(),
+    }
+}
+
+/// `NOTIFY_SOCKET`.
+pub(super) fn notify_address() -> Option<OsString> {
+    std::env::var_os("NOTIFY_SOCKET").filter(|address| !address.is_empty())
 }

@@ -36,7 +36,10 @@ fn run(global: &Global, matches: &ArgMatches) -> anyhow::Result<i32> {
     let socket = options::path(matches, "console-socket");
     if matches.get_flag("detach") {
         let console = socket.map_or(Console::Inherit, Console::Socket);
-        container::run(&global.runtime, options::create_options(matches, console)?)?;
+        let mut started = container::run(&global.runtime, options::create_options(matches, console)?)?;
+        if let Some(socket) = &mut started.notify {
+            foreground::wait_ready(socket, started.pid);
+        }
         return Ok(0);
     }
     if socket.is_some() {
@@ -47,8 +50,8 @@ fn run(global: &Global, matches: &ArgMatches) -> anyhow::Result<i32> {
     let (session, console) = Session::with_console(reaping)?;
     let options = options::create_options(matches, console)?;
     let id = options.id.clone();
-    let started = container::run(&global.runtime, options)?;
-    let code = foreground::wait(session, &started);
+    let mut started = container::run(&global.runtime, options)?;
+    let code = foreground::wait(session, &mut started);
     if !matches.get_flag("keep") {
         // With force, since processes in a shared pid namespace outlive the init.
         if let Err(error) = container::delete(&global.runtime, &id, true) {

@@ -10,7 +10,9 @@ use oci_spec::runtime::{LinuxResources, Spec};
 
 use super::spawn::{Launch, Spawned, spawn};
 use super::state::{Dir, State, write_atomically};
-use super::{CgroupManager, Console, CreateOptions, Error, Result, RootSwitch, Runtime, Started};
+use super::{
+    CgroupManager, Console, CreateOptions, Error, NotifySocket, Result, RootSwitch, Runtime, Started,
+};
 use crate::cgroup::{Cgroup, Layout, Mode as CgroupMode, OnDenied};
 use crate::init::{Gate, HookState, Kind, run_hooks};
 use crate::plan::{CgroupView, Facts, Plan, Request, Step, SwitchRoot};
@@ -32,11 +34,13 @@ pub(super) fn create(runtime: &Runtime, options: CreateOptions, when: StartWhen)
     }
     let dir = Dir::of(runtime, &options.id)?;
     let config = options.config.clone().unwrap_or_else(|| bundle.join("config.json"));
-    let spec = spec::load(&config)?;
+    let mut spec = spec::load(&config)?;
+    options.activation.apply(&mut spec, &dir);
     if spec.linux().as_ref().and_then(|l| l.seccomp().as_ref()).is_some_and(|s| s.listener_path().is_some()) {
         return Err(Error::Unsupported("linux.seccomp.listenerPath"));
     }
-    check_preserved(options.preserve_fds)?;
+    let preserve_fds = options.preserve_fds.saturating_add(options.activation.listen_fds);
+    check_preserved(preserve_fds)?;
     let console = connect_console(&options.console, &spec)?;
     let layout = Layout::detect()?;
     let denied = if runtime.rootless { OnDenied::Ignore } else { OnDenied::Fail };
@@ -67,6 +71,7 @@ pub(super) fn create(runtime: &Runtime, options: CreateOptions, when: StartWhen)
         plan: &plan,
         cgroup: &cgroup,
         dir: &dir,
+        preserve_fds,
     };
     making.run(console, when).inspect_err(|_| making.undo())
 }
@@ -80,6 +85,8 @@ struct Making<'a> {
     plan: &'a Plan,
     cgroup: &'a Cgroup,
     dir: &'a Dir,
+    /// How many descriptors from 3 on the program gets.
+    preserve_fds: u32,
 }
 
 impl Making<'_> {
@@ -91,6 +98,7 @@ impl Making<'_> {
         // Before anything else is made: were this process killed now, `delete --force` finds what to remove.
         let mut state = self.initial_state();
         self.dir.write(&state)?;
+        let notify = self.notify_socket(when)?;
         self.cgroup.create()?;
         let none = LinuxResources::default();
         let resources = self.resources().unwrap_or(&none);
@@ -105,7 +113,7 @@ impl Making<'_> {
             gate: fifo.map_or(Gate::Message, Gate::Fifo),
             console,
             hook_state: self.hook_state("creating", 0),
-            preserve_fds: self.options.preserve_fds,
+            preserve_fds: self.preserve_fds,
             enter: None,
         })?;
         let apply_limits = || match devices_first {
@@ -116,7 +124,16 @@ impl Making<'_> {
         let finished =
             apply_limits().map_err(Error::from).and_then(|()| self.finish(&spawned, &mut state, when));
         finished.inspect_err(|_| spawned.kill())?;
-        Ok(Started { pid: spawned.pid, pidfd: spawned.pidfd })
+        Ok(Started { pid: spawned.pid, pidfd: spawned.pidfd, notify })
+    }
+
+    /// The program's `NOTIFY_SOCKET`; after `create` it is `start` that makes it.
+    fn notify_socket(&self, when: StartWhen) -> Result<Option<NotifySocket>> {
+        self.options.activation.make_directory(self.dir)?;
+        match (&self.options.activation.notify, when) {
+            (Some(manager), StartWhen::Now) => NotifySocket::bind(self.dir, manager),
+            _ => Ok(None),
+        }
     }
 
     /// Everything that the runtime does while init mounts, then init's answer.
@@ -295,12 +312,13 @@ fn connect_console(console: &Console, spec: &Spec) -> Result<Option<OwnedFd>> {
     super::connect_console(console, terminal)
 }
 
-/// `--preserve-fds`: each must be open, so that the program does not get one of ours in its place.
+/// `--preserve-fds` and `LISTEN_FDS`: each must be open and inherited. One of ours has taken the number of one
+/// that is not; ours close at exec.
 pub(super) fn check_preserved(count: u32) -> Result<()> {
+    use nix::fcntl::{F_GETFD, FdFlag, fcntl};
     for fd in 3..3u32.saturating_add(count) {
-        let open = i32::try_from(fd)
-            .is_ok_and(|fd| nix::fcntl::fcntl(crate::sys::fs::borrow(fd), nix::fcntl::F_GETFD).is_ok());
-        if !open {
+        let flags = i32::try_from(fd).ok().and_then(|fd| fcntl(crate::sys::fs::borrow(fd), F_GETFD).ok());
+        if flags.is_none_or(|flags| FdFlag::from_bits_retain(flags).contains(FdFlag::FD_CLOEXEC)) {
             return Err(Error::PreservedFd(fd));
         }
     }

@@ -85,7 +85,7 @@ fn start(container: &ExecTarget, options: &ExecOptions) -> Result<Started> {
         other => other?,
     };
     finish(&spawned, spec, options, &target).inspect_err(|_| spawned.kill())?;
-    Ok(Started { pid: spawned.pid, pidfd: spawned.pidfd })
+    Ok(Started { pid: spawned.pid, pidfd: spawned.pidfd, notify: None })
 }
 
 fn finish(spawned: &Spawned, spec: &Spec, options: &ExecOptions, cgroup: &Cgroup) -> Result<()> {

@@ -2,12 +2,14 @@
 //!
 //! This is the library's interface: `cli` and the shim call these functions and nothing below them.
 
+use std::ffi::{OsStr, OsString};
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 
 use oci_spec::runtime::{LinuxResources, Process};
 
+mod activation;
 mod create;
 mod error;
 mod exec;
@@ -18,6 +20,7 @@ mod outside;
 mod spawn;
 mod state;
 
+pub use activation::NotifySocket;
 use create::StartWhen;
 pub use exec::ExecTarget;
 
@@ -91,6 +94,19 @@ pub struct CreateOptions {
     pub new_keyring: bool,
     /// `--preserve-fds N`: descriptors 3 to 3+N-1 stay open in the container.
     pub preserve_fds: u32,
+    /// What the service manager that started the runtime hands over.
+    pub activation: Activation,
+}
+
+/// What a service manager gives to the runtime for the container (sd_listen_fds(3), sd_notify(3)).
+#[derive(Clone, Debug, Default)]
+pub struct Activation {
+    /// `LISTEN_FDS`: the program gets so many descriptors from 3 on; those of `--preserve-fds` follow them.
+    pub listen_fds: u32,
+    /// `LISTEN_FDNAMES`, passed on with them.
+    pub listen_names: Option<String>,
+    /// `NOTIFY_SOCKET`, the manager's address: the program gets a socket of its own.
+    pub notify: Option<OsString>,
 }
 
 /// Arguments of [`exec`].
@@ -119,6 +135,8 @@ pub struct Started {
     pub pid: i32,
     /// A pidfd for it (kernel 5.3).
     pub pidfd: OwnedFd,
+    /// Of [`run`] with [`Activation::notify`]: where the program says that it is ready.
+    pub notify: Option<NotifySocket>,
 }
 
 /// Status words of the runtime-spec, plus runc's `paused`.
@@ -198,6 +216,15 @@ pub fn create(runtime: &Runtime, options: CreateOptions) -> Result<Started> {
 /// [`Error::NotFound`], or an error in runc's words when the container is not in state created.
 pub fn start(runtime: &Runtime, id: &str) -> Result<()> {
     lifecycle::start(runtime, id)
+}
+
+/// The socket on which a created container will say that it is ready, made before [`start`]; `manager` is
+/// the service manager's. `None` when the container was created without one.
+///
+/// # Errors
+/// [`Error::InvalidId`], or when a socket can't be made or connected.
+pub fn notify_socket(runtime: &Runtime, id: &str, manager: &OsStr) -> Result<Option<NotifySocket>> {
+    NotifySocket::bind(&state::Dir::of(runtime, id)?, manager)
 }
 
 /// [`create`] and [`start`] in one, without the exec fifo.
@@ -305,17 +332,22 @@ fn connect_console(console: &Console, terminal: bool) -> Result<Option<OwnedFd>>
 /// Longest path in a `sockaddr_un`, without the NUL.
 const SOCKET_PATH_MAX: usize = 107;
 
-/// Connects to an AF_UNIX stream socket. A path that is too long for an address is reached through its
-/// directory's descriptor.
+/// Connects to an AF_UNIX stream socket.
 fn connect(path: &Path) -> Result<OwnedFd> {
-    let failed = |e| Error::io("connect to", path, e);
+    short_path(path, |short| UnixStream::connect(short))
+        .map(OwnedFd::from)
+        .map_err(|e| Error::io("connect to", path, e))
+}
+
+/// Calls with a path that fits a socket address: one that is too long is reached through its directory's
+/// descriptor.
+fn short_path<T>(path: &Path, call: impl FnOnce(&Path) -> std::io::Result<T>) -> std::io::Result<T> {
     if path.as_os_str().len() <= SOCKET_PATH_MAX {
-        return UnixStream::connect(path).map(OwnedFd::from).map_err(failed);
+        return call(path);
     }
     let (Some(parent), Some(name)) = (path.parent(), path.file_name()) else {
-        return Err(failed(std::io::Error::from_raw_os_error(libc::ENAMETOOLONG)));
+        return Err(std::io::Error::from_raw_os_error(libc::ENAMETOOLONG));
     };
-    let dir = std::fs::File::open(parent).map_err(failed)?;
-    let short = Path::new("/proc/self/fd").join(dir.as_raw_fd().to_string()).join(name);
-    UnixStream::connect(short).map(OwnedFd::from).map_err(failed)
+    let dir = std::fs::File::open(parent)?;
+    call(&Path::new("/proc/self/fd").join(dir.as_raw_fd().to_string()).join(name))
 }

@@ -4,7 +4,9 @@ use std::io::Write;
 use std::os::fd::OwnedFd;
 use std::path::Path;
 
-use davit::container::{self, Console, CreateOptions, ExecOptions, KillTarget, RootSwitch, Runtime};
+use davit::container::{
+    self, Activation, Console, CreateOptions, ExecOptions, KillTarget, RootSwitch, Runtime,
+};
 
 use super::{CreateArgs, ExecArgs, Force, Outcome};
 
@@ -35,6 +37,8 @@ pub fn create(runtime: &Runtime, args: &CreateArgs, socket: Option<OwnedFd>) -> 
         root_switch,
         new_keyring: !args.options.no_new_keyring,
         preserve_fds: 0,
+        // Those of containerd's own unit are not the container's.
+        activation: Activation::default(),
     };
     logged(&log, container::create(runtime, options)).map(|started| started.pid)
 }
