@@ -29,7 +29,7 @@ fn rootless(world: &World) -> Bundle {
 }
 
 /// Words of a file of /proc/PID.
-fn words(pid: i32, file: &str) -> Vec<String> {
+fn words_of(pid: i32, file: &str) -> Vec<String> {
     let text = fs::read_to_string(format!("/proc/{pid}/{file}")).unwrap();
     text.split_ascii_whitespace().map(str::to_owned).collect()
 }
@@ -47,8 +47,8 @@ fn life_of_a_container_without_ranges() {
     c.simple("start").ok();
     assert_eq!(c.status(), "running");
     let pid = c.pid();
-    assert_eq!(words(pid, "uid_map"), ["0", &UID.to_string(), "1"]);
-    assert_eq!(words(pid, "gid_map"), ["0", &UID.to_string(), "1"]);
+    assert_eq!(words_of(pid, "uid_map"), ["0", &UID.to_string(), "1"]);
+    assert_eq!(words_of(pid, "gid_map"), ["0", &UID.to_string(), "1"]);
     assert_eq!(fs::read_to_string(format!("/proc/{pid}/setgroups")).unwrap(), "deny\n");
     let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
     assert!(status.contains(&format!("\nUid:\t{UID}\t{UID}\t{UID}\t{UID}\n")), "{status}");
@@ -80,7 +80,7 @@ fn oom_score_adj_can_be_raised_and_not_lowered() {
     let mut bundle = rootless(&world);
     bundle.args(&["sleep", "1000"]).set("/process/oomScoreAdj", json!(300));
     let c = world.container(&bundle).started();
-    assert_eq!(words(c.pid(), "oom_score_adj"), ["300"]);
+    assert_eq!(words_of(c.pid(), "oom_score_adj"), ["300"]);
     assert_eq!(c.sh("cat /proc/self/oom_score_adj"), "300", "exec");
     c.finish();
 
@@ -108,8 +108,8 @@ fn ranges_are_mapped_by_the_helpers() {
     let c = world.container(&bundle).started();
     let pid = c.pid();
     let expected = |first: u32| format!("0 {UID} 1 1 {first} {IDS}");
-    assert_eq!(words(pid, "uid_map").join(" "), expected(FIRST_ID));
-    assert_eq!(words(pid, "gid_map").join(" "), expected(FIRST_ID + 100_000));
+    assert_eq!(words_of(pid, "uid_map").join(" "), expected(FIRST_ID));
+    assert_eq!(words_of(pid, "gid_map").join(" "), expected(FIRST_ID + 100_000));
     assert_eq!(fs::read_to_string(format!("/proc/{pid}/setgroups")).unwrap(), "allow\n");
     c.exec(&["--user", "1000:1000"], &["sh", "-c", "touch /tmp/made; id -u; id -g"]).ok();
     let made = fs::metadata(bundle.rootfs("tmp/made")).unwrap();
@@ -163,4 +163,201 @@ fn state_is_below_xdg_runtime_dir() {
     assert_eq!(call(&["list", "-q"]).run().ok().stdout.trim(), c.id);
     call(&["delete", "--force", &c.id]).run().ok();
     c.assert_nothing_left();
+}
+
+/// A config that names no user namespace and no maps.
+fn without_user_namespace(bundle: &mut Bundle) -> &mut Bundle {
+    bundle.without_namespace("user").remove("/linux/uidMappings").remove("/linux/gidMappings")
+}
+
+#[test]
+fn a_user_namespace_is_made_where_the_config_has_none() {
+    let name = "a_user_namespace_is_made_where_the_config_has_none";
+    let Some(world) = World::enter_as_user(name, Ranges::None) else { return };
+    let mut bundle = rootless(&world);
+    without_user_namespace(&mut bundle).args(&["sleep", "1000"]);
+    let c = world.container(&bundle);
+    if world.is_runc() {
+        c.run(&[]).fails(1, "rootless container requires user namespaces");
+        return;
+    }
+    // Debug output says what was chosen.
+    let words = ["--debug", "create", "--bundle", bundle.dir().to_str().unwrap(), &c.id];
+    let log = world.call(&words).run().ok().log;
+    assert!(
+        log.contains(&format!("no mappings of a user namespace: uids 0:{UID}:1, gids 0:{UID}:1")),
+        "{log}"
+    );
+    c.simple("start").ok();
+    assert_eq!(words_of(c.pid(), "uid_map"), ["0", &UID.to_string(), "1"]);
+    assert_eq!(c.sh("id -u"), "0", "exec finds it without the config");
+    c.finish();
+}
+
+#[test]
+fn the_ranges_are_spread_around_the_process_id() {
+    let Some(world) = World::enter_as_user("the_ranges_are_spread_around_the_process_id", Ranges::Some)
+    else {
+        return;
+    };
+    if world.is_runc() {
+        return;
+    }
+    let mut bundle = rootless(&world);
+    without_user_namespace(&mut bundle)
+        .script("id; touch /tmp/made; sleep 1000")
+        .set("/root/readonly", json!(false))
+        .set("/process/user", json!({"uid": 1000, "gid": 50, "additionalGids": [7]}));
+    let c = world.container(&bundle);
+    let create = c.create(&[]).ok();
+    c.simple("start").ok();
+    let rest = IDS - 1000;
+    let uids = format!("0 {FIRST_ID} 1000 1000 {UID} 1 1001 {} {rest}", FIRST_ID + 1000);
+    assert_eq!(words_of(c.pid(), "uid_map").join(" "), uids);
+    davit_tests::wait_until("its output", || create.stdout_now().contains('\n'));
+    assert_eq!(create.stdout_now(), "uid=1000(user) gid=50 groups=7\n");
+    davit_tests::wait_until("its file", || bundle.rootfs("tmp/made").exists());
+    let made = fs::metadata(bundle.rootfs("tmp/made")).unwrap();
+    assert_eq!((made.uid(), made.gid()), (UID, UID), "the process is the caller outside");
+    assert_eq!(c.exec(&["--user", "0", "--additional-gids", "8"], &["id", "-G"]).ok().stdout, "50 7 8\n");
+    c.finish();
+}
+
+#[test]
+fn ids_that_are_not_mapped_are_refused() {
+    let Some(world) = World::enter_as_user("ids_that_are_not_mapped_are_refused", Ranges::None) else {
+        return;
+    };
+    let mut bundle = rootless(&world);
+    bundle.args(&["sleep", "1000"]);
+    let good = bundle.config.clone();
+    let groups = "cannot set any additional groups in a rootless container";
+    let cases = [
+        ("/process/user", json!({"uid": 5, "gid": 0}), "unmapped uid 5 in user namespace"),
+        ("/process/user", json!({"uid": 0, "gid": 6}), "unmapped gid 6 in user namespace"),
+        ("/process/user", json!({"uid": 0, "gid": 0, "additionalGids": [5]}), groups),
+        ("/linux/uidMappings/0/containerID", json!(1), "but no mapping found for uid 0"),
+        ("/mounts/1/options", json!(["uid=7"]), "cannot specify uid=7 mount option for rootless container"),
+    ];
+    for (field, value, words) in cases {
+        bundle.set(field, value);
+        let c = world.container(&bundle);
+        let run = c.run(&[]);
+        assert_eq!(run.code, 1);
+        assert!(run.error().contains(words) || world.is_runc(), "{words}: {}", run.error());
+        c.assert_nothing_left();
+        bundle.config = good.clone();
+    }
+    let c = world.container(&bundle).started();
+    let refused = |flags: &[&str], words: &str| {
+        let exec = c.exec(flags, &["true"]);
+        assert_eq!(exec.code, 255);
+        assert!(exec.error().contains(words) || world.is_runc(), "{words}: {}", exec.error());
+    };
+    refused(&["--user", "7"], "unmapped uid 7 in user namespace");
+    refused(&["--additional-gids", "7"], groups);
+    c.finish();
+}
+
+#[test]
+fn without_a_cgroup_commands_say_so() {
+    let Some(world) = World::enter_as_user("without_a_cgroup_commands_say_so", Ranges::None) else { return };
+    let mut bundle = rootless(&world);
+    bundle.args(&["sleep", "1000"]);
+    let good = bundle.config.clone();
+    let c = world.container(&bundle).started();
+    let state = fs::read_to_string(world.root().join(&c.id).join("state.json")).unwrap();
+    let state: serde_json::Value = serde_json::from_str(&state).unwrap();
+    if !world.is_runc() {
+        assert_eq!(state["cgroup_paths"].as_object().unwrap().len(), 0);
+        let none = "cgroups not configured for container";
+        c.simple("pause").fails(1, &format!("cannot toggle freezer: {none}"));
+        c.simple("ps").fails(1, &format!("unable to get all container pids: {none}"));
+        c.simple("resume").fails(1, "container not paused");
+        // There is but init to be found.
+        let kill = c.call("kill", &["--all"], &["KILL"]).run().ok();
+        assert!(kill.log.contains("possibly due to lack of cgroup (Hint: enable cgroup v2 delegation)"));
+        c.wait_for("stopped");
+    }
+    c.finish();
+
+    bundle.set("/linux/resources/memory/limit", json!(100_000_000));
+    let c = world.container(&bundle);
+    let run = c.run(&[]);
+    assert_eq!(run.code, 1);
+    let words = "cannot set memory limit: container could not join or create cgroup";
+    assert!(run.error().contains(words), "{}", run.error());
+    c.assert_nothing_left();
+
+    bundle.config = good.clone();
+    bundle.set("/linux/cgroupsPath", json!("/davit-test/of-a-user"));
+    let c = world.container(&bundle);
+    let run = c.run(&[]);
+    assert_eq!(run.code, 1);
+    assert!(run.error().contains("permission denied"), "{}", run.error());
+    assert!(run.error().contains("delegated") || world.is_runc(), "{}", run.error());
+    c.assert_nothing_left();
+
+    // With cgroup errors not to be ignored, the cgroup is needed.
+    bundle.config = good;
+    let c = world.container(&bundle);
+    let dir = bundle.dir().to_str().unwrap();
+    let run = world.call(&["--rootless", "false", "run", "--bundle", dir, &c.id]).run();
+    assert_eq!(run.code, 1);
+    assert!(run.error().contains("permission denied"), "{}", run.error());
+    c.assert_nothing_left();
+}
+
+#[test]
+fn without_a_pid_namespace_a_lost_process_is_warned_of() {
+    let Some(world) =
+        World::enter_as_user("without_a_pid_namespace_a_lost_process_is_warned_of", Ranges::None)
+    else {
+        return;
+    };
+    let mut bundle = rootless(&world);
+    bundle.args(&["sleep", "1000"]).without_namespace("pid");
+    // proc can't be mounted without a pid namespace of one's own.
+    let mounts = bundle.config.pointer_mut("/mounts").and_then(|m| m.as_array_mut()).unwrap();
+    mounts.retain(|mount| mount["destination"] != "/proc");
+    bundle
+        .mount("/proc", "none", "/proc", &["rbind"])
+        .remove("/linux/maskedPaths")
+        .remove("/linux/readonlyPaths");
+    let c = world.container(&bundle);
+    let create = c.create(&[]).ok();
+    if !world.is_runc() {
+        assert!(create.log.contains("no cgroup and no private pid namespace"), "{}", create.log);
+    }
+    c.simple("start").ok();
+    c.call("kill", &[], &["KILL"]).run().ok();
+    c.wait_for("stopped");
+    c.finish();
+}
+
+#[test]
+fn runc_enters_and_ends_what_davit_made() {
+    let Some(world) = World::enter_as_user("runc_enters_and_ends_what_davit_made", Ranges::None) else {
+        return;
+    };
+    let runc = std::path::Path::new(davit_tests::RUNC);
+    if !runc.exists() {
+        davit_tests::skip::<()>("runc_enters_and_ends_what_davit_made", "no runc: apt-get install runc");
+        return;
+    }
+    let mut bundle = rootless(&world);
+    bundle.args(&["sleep", "1000"]);
+    let c = world.container(&bundle).started();
+    let exec = c.call("exec", &[], &["id", "-u"]).with(runc).run().ok();
+    assert_eq!(exec.stdout, "0\n");
+    c.call("kill", &[], &["KILL"]).with(runc).run().ok();
+    c.wait_for("stopped");
+    c.call("delete", &[], &[]).with(runc).run().ok();
+    c.assert_nothing_left();
+
+    let c = world.container(&bundle);
+    c.call("create", &["--bundle", bundle.dir().to_str().unwrap()], &[]).with(runc).run().ok();
+    c.simple("start").ok();
+    assert_eq!(c.sh("id -u"), "0");
+    c.finish();
 }

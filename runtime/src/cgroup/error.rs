@@ -46,6 +46,34 @@ pub enum Error {
     /// A limit whose controller has no directory for this container (wording of runc).
     #[error("cannot set {0} limit: container could not join or create cgroup")]
     NoController(&'static str),
+    /// An ordinary user's container that was refused a cgroup on v2 asks for a limit (wording of runc).
+    #[error(
+        "rootless needs no limits + no cgrouppath when no permission is granted for cgroups: cannot set {controller} \
+         limit without {}: have it delegated to uid {} (systemd: Delegate=yes)",
+        dir.display(), nix::unistd::geteuid()
+    )]
+    RootlessLimit {
+        /// The controller.
+        controller: &'static str,
+        /// The cgroup that could not be made.
+        dir: PathBuf,
+    },
+    /// An ordinary user has no right to make or join the cgroup that was asked for.
+    #[error(
+        "{action} {}: {} (uid {} needs a cgroup that is delegated to it, and must be started in it)",
+        path.display(), reason(*errno), nix::unistd::geteuid()
+    )]
+    NotDelegated {
+        /// `mkdir`, `join`.
+        action: &'static str,
+        /// The cgroup.
+        path: PathBuf,
+        /// The kernel's answer.
+        errno: Errno,
+    },
+    /// An operation on the cgroup of a container that has none (rootless; wording of runc).
+    #[error("{0}: cgroups not configured for container")]
+    NoCgroup(&'static str),
     /// cgroup v2: the controller is not enabled for the cgroup.
     #[error("cannot set {field}: controller {controller:?} is not available in {}", dir.display())]
     ControllerMissing {
@@ -132,7 +160,7 @@ pub enum Error {
         reason: String,
     },
     /// bpf(2).
-    #[error("{action} the device filter of {}: {}{}", dir.display(), errno.desc(), bpf_hint(*errno))]
+    #[error("{action} the device filter of {}: {}{}", dir.display(), reason(*errno), bpf_hint(*errno))]
     Bpf {
         /// `load`, `attach`, `query`.
         action: &'static str,
@@ -142,7 +170,7 @@ pub enum Error {
         errno: Errno,
     },
     /// A control file refused a value.
-    #[error("write {value} to {file} of {}: {}", dir.display(), errno.desc())]
+    #[error("write {value} to {file} of {}: {}", dir.display(), reason(*errno))]
     Write {
         /// What was written.
         value: String,
@@ -154,7 +182,7 @@ pub enum Error {
         errno: Errno,
     },
     /// A control file could not be read.
-    #[error("read {file} of {}: {}", dir.display(), errno.desc())]
+    #[error("read {file} of {}: {}", dir.display(), reason(*errno))]
     Read {
         /// Name of the file.
         file: String,
@@ -174,7 +202,7 @@ pub enum Error {
         content: String,
     },
     /// Another call on a file or directory.
-    #[error("{action} {}: {}", path.display(), errno.desc())]
+    #[error("{action} {}: {}", path.display(), reason(*errno))]
     Io {
         /// What was done: `mkdir`, `rmdir`, `open`.
         action: &'static str,
@@ -184,7 +212,7 @@ pub enum Error {
         errno: Errno,
     },
     /// kill(2).
-    #[error("send signal {signal} to process {pid}: {}", errno.desc())]
+    #[error("send signal {signal} to process {pid}: {}", reason(*errno))]
     Signal {
         /// The process.
         pid: i32,
@@ -204,6 +232,7 @@ impl Error {
             | Error::Write { errno, .. }
             | Error::Read { errno, .. }
             | Error::Io { errno, .. }
+            | Error::NotDelegated { errno, .. }
             | Error::Signal { errno, .. } => Some(*errno),
             Error::MemoryBusy { .. } => Some(Errno::EBUSY),
             _ => None,
@@ -220,6 +249,19 @@ impl Error {
     #[must_use]
     pub fn is_denied(&self) -> bool {
         matches!(self.errno(), Some(Errno::EACCES | Errno::EPERM | Errno::EROFS))
+    }
+}
+
+/// The kernel's words in lower case, as Go prints them and callers of runc match them.
+fn reason(errno: Errno) -> String {
+    let words = errno.desc();
+    let mut chars = words.chars();
+    match (chars.next(), chars.clone().next()) {
+        // "I/O error" and the like keep their capitals.
+        (Some(first), Some(second)) if second.is_ascii_lowercase() || second == ' ' => {
+            first.to_lowercase().chain(chars).collect()
+        }
+        _ => words.to_owned(),
     }
 }
 

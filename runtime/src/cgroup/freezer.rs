@@ -22,9 +22,16 @@ fn member(cgroup: &Cgroup) -> Option<&Member> {
     cgroup.v1("freezer").or_else(|| cgroup.v2()).filter(|member| !member.is_denied())
 }
 
+fn freezer(cgroup: &Cgroup) -> Result<&Member, Error> {
+    if cgroup.is_absent() {
+        return Err(Error::NoCgroup("cannot toggle freezer"));
+    }
+    member(cgroup).ok_or(Error::NoController("freezer"))
+}
+
 /// See [`Cgroup::freeze`].
 pub(super) fn freeze(cgroup: &Cgroup) -> Result<(), Error> {
-    let member = member(cgroup).ok_or(Error::NoController("freezer"))?;
+    let member = freezer(cgroup)?;
     let dir = member.dir()?;
     let result = match member.version() {
         Version::V1 => freeze_v1(dir),
@@ -39,7 +46,7 @@ pub(super) fn freeze(cgroup: &Cgroup) -> Result<(), Error> {
 
 /// See [`Cgroup::thaw`].
 pub(super) fn thaw(cgroup: &Cgroup) -> Result<(), Error> {
-    let member = member(cgroup).ok_or(Error::NoController("freezer"))?;
+    let member = freezer(cgroup)?;
     let dir = member.dir()?;
     match member.version() {
         Version::V1 => dir.write("freezer.state", "THAWED"),

@@ -59,7 +59,7 @@ fn frozen(cgroup: &Cgroup, signal: i32) -> Result<(), Error> {
     if !was_frozen {
         match cgroup.freeze() {
             // No freezer: signal what is there.
-            Err(Error::NoController(_)) => {}
+            Err(Error::NoController(_) | Error::NoCgroup(_)) => {}
             // It could not freeze everything in time, but killing must go on.
             Err(e @ Error::Timeout { .. }) => log::warn!("{e}"),
             Err(e) if e.is_gone() => return Ok(()),
@@ -69,7 +69,7 @@ fn frozen(cgroup: &Cgroup, signal: i32) -> Result<(), Error> {
     let result = cgroup.pids().and_then(|pids| pids.into_iter().try_for_each(|pid| send(pid, signal)));
     if !was_frozen {
         match cgroup.thaw() {
-            Err(Error::NoController(_)) => {}
+            Err(Error::NoController(_) | Error::NoCgroup(_)) => {}
             Err(e) if e.is_gone() => {}
             thawed => return result.and(thawed),
         }

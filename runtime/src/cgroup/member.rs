@@ -9,7 +9,7 @@ use nix::errno::Errno;
 
 use super::dir::{self, Dir, Made};
 use super::error::Error;
-use super::layout::{self, Hierarchy, Layout, Version, parse_proc_cgroup, read_proc};
+use super::layout::{self, Hierarchy, Layout, Mode, Version, parse_proc_cgroup, read_proc};
 use super::{OnDenied, tree, v1, v2};
 
 /// The v1 controllers and the named hierarchy that runc joins, by which it keys `cgroup_paths`.
@@ -51,6 +51,8 @@ pub(super) struct Member {
     dir: OnceLock<Option<Dir>>,
     /// Whether [`Member::create`] made it or found it.
     made: OnceLock<Made>,
+    /// Set when no process may be moved in, so that it is as good as none.
+    closed: OnceLock<()>,
 }
 
 impl Member {
@@ -60,7 +62,15 @@ impl Member {
         path: PathBuf,
         hierarchy: Option<Hierarchy>,
     ) -> Member {
-        Member { keys, version, path, hierarchy, dir: OnceLock::new(), made: OnceLock::new() }
+        Member {
+            keys,
+            version,
+            path,
+            hierarchy,
+            dir: OnceLock::new(),
+            made: OnceLock::new(),
+            closed: OnceLock::new(),
+        }
     }
 
     pub(super) fn keys(&self) -> &[String] {
@@ -79,9 +89,18 @@ impl Member {
         &self.path
     }
 
-    /// Whether it could not be made for lack of permission.
+    /// Whether it could not be made or joined for lack of permission.
     pub(super) fn is_denied(&self) -> bool {
-        matches!(self.dir.get(), Some(None))
+        matches!(self.dir.get(), Some(None)) || self.closed.get().is_some()
+    }
+
+    /// Gives it up after [`Member::create`]: limits in it would be no one's.
+    fn close(&self) {
+        self.closed.get_or_init(|| ());
+        if self.is_fresh() {
+            // Without a process in it there is no reason to fail; if it does, it is an empty directory.
+            let _ = dir::rmdir(&self.path);
+        }
     }
 
     /// Whether this object made the directory, so that nothing was set in it before.
@@ -134,7 +153,12 @@ impl Member {
     }
 
     /// Makes the directory and its missing ancestors; appends what is new to `made`.
-    pub(super) fn create(&self, denied: OnDenied, made: &mut Vec<PathBuf>) -> Result<(), Error> {
+    pub(super) fn create(
+        &self,
+        denied: OnDenied,
+        rootless: OnDenied,
+        made: &mut Vec<PathBuf>,
+    ) -> Result<(), Error> {
         let before = made.len();
         let result = self.try_create(made);
         match result {
@@ -142,6 +166,9 @@ impl Member {
                 log::debug!("without cgroup {}: {e}", self.path.display());
                 self.dir.get_or_init(|| None);
                 Ok(())
+            }
+            Err(e) if rootless == OnDenied::Ignore && e.is_denied() => {
+                Err(not_delegated(e, "mkdir", &self.path))
             }
             result => result,
         }
@@ -195,6 +222,13 @@ impl Member {
     }
 }
 
+/// The same with what would help.
+fn not_delegated(error: Error, action: &'static str, path: &Path) -> Error {
+    let errno = error.errno().unwrap_or(Errno::EACCES);
+    let path = if let Error::Io { path, .. } = error { path } else { path.to_owned() };
+    Error::NotDelegated { action, path, errno }
+}
+
 fn io(action: &'static str, path: &Path, errno: Errno) -> Error {
     Error::Io { action, path: path.to_owned(), errno }
 }
@@ -221,14 +255,19 @@ fn refuse_used(dir: &Dir, member: &Member) -> Result<(), Error> {
 }
 
 /// Writes the pid in every hierarchy, then verifies.
-pub(super) fn attach(members: &[Member], pid: i32, denied: OnDenied) -> Result<(), Error> {
+pub(super) fn attach(members: &[Member], pid: i32, denied: OnDenied, mode: Mode) -> Result<(), Error> {
     let mut joined = Vec::with_capacity(members.len());
     let value = pid.to_string();
     for member in members.iter().filter(|member| !member.is_denied()) {
         match join(member.dir()?, &value) {
             Ok(()) => joined.push(member),
+            // As runc: a v2 cgroup that could be made is meant to be used.
+            Err(e) if denied == OnDenied::Ignore && e.is_denied() && mode == Mode::V2 => {
+                return Err(not_delegated(e, "join", &member.path));
+            }
             Err(e) if denied == OnDenied::Ignore && e.is_denied() => {
                 log::debug!("process {pid} stays outside of {}: {e}", member.path.display());
+                member.close();
             }
             Err(e) => return Err(e),
         }

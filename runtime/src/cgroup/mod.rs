@@ -127,6 +127,14 @@ impl Cgroup {
         Ok(Cgroup { members, mode, rootless, denied, not_ours: OnceLock::new() })
     }
 
+    /// The same without the directories that are not there: runc's state names those that it was refused in a
+    /// rootless container.
+    #[must_use]
+    pub fn existing(mut self) -> Cgroup {
+        self.members.retain(|member| !matches!(member.dir(), Err(e) if e.is_gone()));
+        self
+    }
+
     /// Makes the directories. On v2 the controllers that the kernel offers are enabled on the way down (so that
     /// limits can be set later and memory is accounted); a new v1 cpuset gets its parent's CPUs and nodes.
     ///
@@ -136,7 +144,8 @@ impl Cgroup {
     /// [`Error::NotEmpty`] or [`Error::Frozen`] for one that exists already, [`Error::Io`] for mkdir.
     pub fn create(&self) -> Result<(), Error> {
         let mut made = Vec::new();
-        let result = self.members.iter().try_for_each(|member| member.create(self.denied, &mut made));
+        let result =
+            self.members.iter().try_for_each(|member| member.create(self.denied, self.rootless, &mut made));
         if result.is_err() {
             self.not_ours.get_or_init(|| ());
             for path in made.iter().rev() {
@@ -162,7 +171,7 @@ impl Cgroup {
     /// [`Error::Write`] (EBUSY on v2 when the container gave its sub-cgroups controllers: see
     /// [`Cgroup::of_process`]), [`Error::NotMoved`].
     pub fn attach(&self, pid: i32) -> Result<(), Error> {
-        member::attach(&self.members, pid, self.denied)
+        member::attach(&self.members, pid, self.denied, self.mode)
     }
 
     /// Writes what is set in `resources`, and the device rules always: default deny, then the given rules,
@@ -217,6 +226,12 @@ impl Cgroup {
     #[must_use]
     pub fn mode(&self) -> Mode {
         self.mode
+    }
+
+    /// Whether the container has no cgroup in any hierarchy, for lack of rights (rootless).
+    #[must_use]
+    pub fn is_absent(&self) -> bool {
+        self.members.iter().all(Member::is_denied)
     }
 
     /// Whether its directory is there (on v1 the one that lists its processes).

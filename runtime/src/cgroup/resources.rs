@@ -48,6 +48,9 @@ fn at<'c>(cgroup: &'c Cgroup, controller: &'static str) -> Result<At<'c>, Error>
         Some(member) => member,
         None => cgroup.v2().ok_or(Error::NoController(controller))?,
     };
+    if member.is_denied() && cgroup.mode == Mode::V2 {
+        return Err(Error::RootlessLimit { controller, dir: member.path().to_owned() });
+    }
     if member.is_denied() {
         return Err(Error::NoController(controller));
     }

@@ -6,17 +6,18 @@ use std::path::{Path, PathBuf};
 
 use nix::fcntl::OFlag;
 use nix::sys::stat::Mode;
-use oci_spec::runtime::{LinuxResources, Spec};
+use oci_spec::runtime::{LinuxNamespaceType, LinuxResources, Spec};
 
+use super::idmap;
 use super::spawn::{Launch, Spawned, spawn};
-use super::state::{Dir, State, write_atomically};
+use super::state::{Dir, IdRange, State, write_atomically};
 use super::{
     CgroupManager, Console, CreateOptions, Error, NotifySocket, Result, RootSwitch, Runtime, Started,
 };
 use crate::cgroup::{Cgroup, Layout, Mode as CgroupMode, OnDenied};
 use crate::init::{Gate, HookState, Kind, run_hooks};
 use crate::plan::{CgroupView, Facts, Plan, Request, Step, SwitchRoot};
-use crate::spec::{self, list};
+use crate::spec::list;
 
 /// Whether the program is held back until `start`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -34,7 +35,7 @@ pub(super) fn create(runtime: &Runtime, options: CreateOptions, when: StartWhen)
     }
     let dir = Dir::of(runtime, &options.id)?;
     let config = options.config.clone().unwrap_or_else(|| bundle.join("config.json"));
-    let mut spec = spec::load(&config)?;
+    let mut spec = super::rootless::load(&config)?;
     options.activation.apply(&mut spec, &dir);
     if spec.linux().as_ref().and_then(|l| l.seccomp().as_ref()).is_some_and(|s| s.listener_path().is_some()) {
         return Err(Error::Unsupported("linux.seccomp.listenerPath"));
@@ -100,6 +101,13 @@ impl Making<'_> {
         self.dir.write(&state)?;
         let notify = self.notify_socket(when)?;
         self.cgroup.create()?;
+        if self.runtime.rootless && self.cgroup.is_absent() && !state.has_own_pid_namespace() {
+            // runc's words.
+            log::warn!(
+                "Creating a rootless container with no cgroup and no private pid namespace. Such configuration is \
+                 strongly discouraged (as it is impossible to properly kill all container's processes)"
+            );
+        }
         let none = LinuxResources::default();
         let resources = self.resources().unwrap_or(&none);
         // v2 can take them while init makes its devices, v1 can't.
@@ -141,6 +149,7 @@ impl Making<'_> {
         let seccomp = self.spec.linux().as_ref().and_then(|linux| linux.seccomp().as_ref());
         let filter = seccomp.map(crate::seccomp::compile).transpose()?;
         state.set_init(spawned.pid)?;
+        self.check_joined(spawned.pid, state)?;
         // A cgroup that rootless use was refused is left out now.
         state.cgroup_paths = self.cgroup.paths();
         self.dir.write(state)?;
@@ -177,6 +186,21 @@ impl Making<'_> {
             log::warn!("linux.resources is ignored: cgroups are disabled");
         }
         Some(resources)
+    }
+
+    /// A user namespace that was joined must have the maps that config.json gives, and those must have the
+    /// process's ids.
+    fn check_joined(&self, pid: i32, state: &mut State) -> Result<()> {
+        let user = crate::spec::namespace(self.spec, LinuxNamespaceType::User);
+        if user.is_none() || self.plan.id_maps.is_some() {
+            return Ok(());
+        }
+        // Gone already: its own words are the error.
+        let Some(maps) = idmap::read(pid) else { return Ok(()) };
+        idmap::check_joined(self.spec, &maps)?;
+        state.config.uid_mappings = IdRange::list(&maps.uids);
+        state.config.gid_mappings = IdRange::list(&maps.gids);
+        Ok(())
     }
 
     fn initial_state(&self) -> State {

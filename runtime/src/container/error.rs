@@ -92,6 +92,18 @@ pub enum Error {
         /// Its owner.
         owner: u32,
     },
+    /// Both a user namespace's path and maps are given, and it has others (runc's words).
+    #[error(
+        "user namespaces enabled, but both namespace path and non-matching mapping specified -- you may only \
+         provide one"
+    )]
+    UserNamespaceMaps,
+    /// The user namespace of an ordinary user's container without ranges in /etc/subgid denies setgroups(2).
+    #[error(
+        "process.user.additionalGids: cannot set any additional groups in a rootless container \
+         (it can with a range of groups of /etc/subgid in linux.gidMappings)"
+    )]
+    RootlessGroups,
     /// A descriptor of `--preserve-fds` is not open.
     #[error("unable to preserve fd {0}: it is not open")]
     PreservedFd(u32),

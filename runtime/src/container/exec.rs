@@ -7,7 +7,7 @@ use oci_spec::runtime::{Process, Spec};
 use super::create::{check_preserved, send_pidfd};
 use super::lifecycle::open_init;
 use super::spawn::{Launch, Spawned, spawn};
-use super::state::{Dir, State, write_atomically};
+use super::state::{Dir, IdRange, State, write_atomically};
 use super::{Error, ExecOptions, Result, Runtime, Started, Status};
 use crate::cgroup::Cgroup;
 use crate::init::{Gate, HookState, Kind};
@@ -28,7 +28,11 @@ impl ExecTarget {
     pub fn open(runtime: &Runtime, id: &str) -> Result<Self> {
         let dir = Dir::of(runtime, id)?;
         let state = dir.read()?;
-        let spec = crate::spec::parse_file(&state.config_path())?;
+        let mut spec = crate::spec::parse_file(&state.config_path())?;
+        if state.namespace_flags() & libc::CLONE_NEWUSER != 0 {
+            // One that an ordinary user's config did not name.
+            crate::spec::ensure_user_namespace(&mut spec);
+        }
         Ok(ExecTarget { dir, state, spec })
     }
 
@@ -52,7 +56,7 @@ impl ExecTarget {
 
 fn start(container: &ExecTarget, options: &ExecOptions) -> Result<Started> {
     let ExecTarget { dir, state, spec } = container;
-    let cgroup = Cgroup::open(&state.cgroup_paths)?;
+    let cgroup = state.cgroup()?;
     match super::lifecycle::status(dir, state, &cgroup)? {
         Status::Stopped => return Err(Error::Stopped),
         Status::Creating => return Err(Error::StillCreating),
@@ -60,6 +64,7 @@ fn start(container: &ExecTarget, options: &ExecOptions) -> Result<Started> {
         _ => {}
     }
     crate::spec::check_process(&options.process)?;
+    check_user(state, options)?;
     check_preserved(options.preserve_fds)?;
     let console = super::connect_console(&options.console, options.process.terminal() == Some(true))?;
     let plan = crate::plan::exec_plan(spec, &options.process, &state.id, !state.config.no_new_keyring)?;
@@ -86,6 +91,18 @@ fn start(container: &ExecTarget, options: &ExecOptions) -> Result<Started> {
     };
     finish(&spawned, spec, options, &target).inspect_err(|_| spawned.kill())?;
     Ok(Started { pid: spawned.pid, pidfd: spawned.pidfd, notify: None })
+}
+
+/// Whether the user namespace has the ids that the process is to get.
+fn check_user(state: &State, options: &ExecOptions) -> Result<()> {
+    super::rootless::check_exec(&options.process, state.init_process_pid)?;
+    let config = &state.config;
+    let (uids, gids) =
+        (IdRange::map(config.uid_mappings.as_ref()), IdRange::map(config.gid_mappings.as_ref()));
+    if !uids.is_empty() && !gids.is_empty() {
+        crate::spec::check_mapped(&options.process, &uids, &gids)?;
+    }
+    Ok(())
 }
 
 fn finish(spawned: &Spawned, spec: &Spec, options: &ExecOptions, cgroup: &Cgroup) -> Result<()> {

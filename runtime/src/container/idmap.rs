@@ -7,10 +7,11 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use nix::unistd::{getegid, geteuid};
-use oci_spec::runtime::LinuxIdMapping;
+use oci_spec::runtime::{LinuxIdMapping, Spec};
 
 use crate::init::{Context, Failure};
 use crate::plan::IdMaps;
+use crate::spec::{self, list};
 
 /// Whether this process can't act on other processes' /proc files unless they are dumpable: proc_pid(5) gives
 /// those of an undumpable process to root.
@@ -35,7 +36,8 @@ pub(super) fn write(pid: i32, maps: &IdMaps) -> Result<(), Failure> {
     Map { pid, file: "uid_map", helper: "newuidmap", ranges: "/etc/subuid", ids: &maps.uids }.write()
 }
 
-fn is_own_group(gids: &[LinuxIdMapping]) -> bool {
+/// Whether this is the one map of groups that an ordinary user can write without newgidmap(1).
+pub(super) fn is_own_group(gids: &[LinuxIdMapping]) -> bool {
     matches!(gids, [one] if one.size() == 1 && one.host_id() == getegid().as_raw())
 }
 
@@ -69,7 +71,7 @@ impl Map<'_> {
 
     /// `newuidmap PID ID HOST-ID SIZE…`, with nothing of the caller's environment.
     fn by_helper(&self) -> Result<(), Failure> {
-        let Some(program) = find(self.helper, std::env::var_os("PATH").as_deref()) else {
+        let Some(program) = find_helper(self.helper) else {
             return Err(Failure::other(
                 "write",
                 format!("{} of the container", self.file),
@@ -100,6 +102,11 @@ impl Map<'_> {
     }
 }
 
+/// newuidmap(1) or newgidmap(1), from $PATH.
+pub(super) fn find_helper(name: &str) -> Option<PathBuf> {
+    find(name, std::env::var_os("PATH").as_deref())
+}
+
 /// The first executable of this name in the absolute directories of a search path. Relative ones are left out,
 /// so that the bundle or the current directory never provides it.
 fn find(name: &str, search: Option<&std::ffi::OsStr>) -> Option<PathBuf> {
@@ -113,6 +120,47 @@ fn find(name: &str, search: Option<&std::ffi::OsStr>) -> Option<PathBuf> {
         .filter(|dir| dir.is_absolute())
         .map(|dir: PathBuf| dir.join(Path::new(name)))
         .find(executable)
+}
+
+/// The maps of a process's user namespace, as this process's own sees them; `None` when it has ended.
+pub(super) fn read(pid: i32) -> Option<IdMaps> {
+    let map = |file: &str| {
+        let text = std::fs::read_to_string(format!("/proc/{pid}/{file}")).ok()?;
+        Some(parse(&text)).filter(|map| !map.is_empty())
+    };
+    Some(IdMaps { uids: map("uid_map")?, gids: map("gid_map")? })
+}
+
+fn parse(text: &str) -> Vec<LinuxIdMapping> {
+    let range = |line: &str| {
+        let mut numbers = line.split_ascii_whitespace().map(str::parse);
+        Some(spec::id_range(numbers.next()?.ok()?, numbers.next()?.ok()?, numbers.next()?.ok()?))
+    };
+    text.lines().filter_map(range).collect()
+}
+
+/// Compares the maps of a joined user namespace with those of the config, if there are some (containerd and
+/// CRI-O give both), and with the process's ids. runc's words.
+pub(super) fn check_joined(spec: &Spec, maps: &IdMaps) -> super::Result<()> {
+    let given = spec.linux().as_ref().map(|linux| (list(linux.uid_mappings()), list(linux.gid_mappings())));
+    if let Some((uids, gids)) = given.filter(|(uids, gids)| !uids.is_empty() || !gids.is_empty()) {
+        if !is_same(uids, &maps.uids) || !is_same(gids, &maps.gids) {
+            return Err(super::Error::UserNamespaceMaps);
+        }
+        log::warn!(
+            "config.json has both a userns path to join and a matching userns mapping specified -- you may only \
+             provide one"
+        );
+    }
+    match spec.process() {
+        Some(process) => Ok(spec::check_mapped(process, &maps.uids, &maps.gids)?),
+        None => Ok(()),
+    }
+}
+
+/// The order of ranges means nothing.
+fn is_same(one: &[LinuxIdMapping], other: &[LinuxIdMapping]) -> bool {
+    one.len() == other.len() && one.iter().all(|range| other.contains(range))
 }
 
 /// As the kernel wants it: a line for each range.

@@ -26,7 +26,7 @@ pub(super) struct Loaded {
 pub(super) fn load(runtime: &Runtime, id: &str) -> Result<Loaded> {
     let dir = Dir::of(runtime, id)?;
     let state = dir.read()?;
-    let cgroup = Cgroup::open(&state.cgroup_paths)?;
+    let cgroup = state.cgroup()?;
     let status = status(&dir, &state, &cgroup)?;
     Ok(Loaded { dir, state, cgroup, status })
 }
@@ -174,7 +174,11 @@ pub(super) fn list(runtime: &Runtime) -> Result<Vec<ContainerState>> {
 
 pub(super) fn pids(runtime: &Runtime, id: &str) -> Result<Vec<i32>> {
     let state = Dir::of(runtime, id)?.read()?;
-    Ok(Cgroup::open(&state.cgroup_paths)?.pids()?)
+    let cgroup = state.cgroup()?;
+    if cgroup.is_absent() {
+        return Err(crate::cgroup::Error::NoCgroup("unable to get all container pids").into());
+    }
+    Ok(cgroup.pids()?)
 }
 
 pub(super) fn pause(runtime: &Runtime, id: &str) -> Result<()> {
@@ -212,7 +216,15 @@ pub(super) fn kill(runtime: &Runtime, id: &str, signal: i32, target: KillTarget)
         if container.status == Status::Stopped && container.cgroup.pids()?.is_empty() {
             return Err(Error::NotRunning);
         }
-        return Ok(container.cgroup.kill(signal)?);
+        if !container.cgroup.is_absent() {
+            return Ok(container.cgroup.kill(signal)?);
+        }
+        if container.status != Status::Stopped {
+            // runc's words: there is no way to find the others.
+            log::warn!(
+                "failed to kill all processes, possibly due to lack of cgroup (Hint: enable cgroup v2 delegation)"
+            );
+        }
     }
     if container.status == Status::Stopped {
         return Err(Error::NotRunning);

@@ -17,6 +17,7 @@ mod idmap;
 mod lifecycle;
 mod monitor;
 mod outside;
+mod rootless;
 mod spawn;
 mod state;
 

@@ -7,10 +7,12 @@ use std::io::{Read, Write};
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
-use oci_spec::runtime::{Hook, LinuxNamespaceType, Spec};
+use oci_spec::runtime::{Hook, LinuxIdMapping, LinuxNamespaceType, Spec};
 use serde::{Deserialize, Serialize};
 
+use super::idmap::is_ordinary_user;
 use super::{CgroupManager, Error, Result, Runtime};
+use crate::cgroup::Cgroup;
 use crate::spec::list;
 
 /// Name of the state file in a container's directory.
@@ -74,6 +76,18 @@ pub struct Config {
     /// `--no-new-keyring`.
     #[serde(default)]
     pub no_new_keyring: bool,
+    /// Maps of the user namespace, made or joined: runc's exec wants them.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub uid_mappings: Option<Vec<IdRange>>,
+    /// As `uid_mappings`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub gid_mappings: Option<Vec<IdRange>>,
+    /// Whether an ordinary user made it.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub rootless_euid: bool,
+    /// `--rootless`.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub rootless_cgroups: bool,
     /// Only ever [`UNUSABLE_SECCOMP`]: runc's form of the profile is not written.
     #[serde(skip_deserializing, skip_serializing_if = "Option::is_none")]
     pub seccomp: Option<serde_json::Value>,
@@ -91,6 +105,35 @@ pub struct Namespace {
     /// Path when it was joined.
     #[serde(default)]
     pub path: String,
+}
+
+/// A range of a user namespace's map in runc's words.
+#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
+pub struct IdRange {
+    /// First id in the container.
+    pub container_id: u32,
+    /// First id outside.
+    pub host_id: u32,
+    /// How many.
+    pub size: u32,
+}
+
+impl IdRange {
+    /// A map in runc's words; none for an empty one.
+    pub fn list(map: &[LinuxIdMapping]) -> Option<Vec<IdRange>> {
+        let range = |r: &LinuxIdMapping| IdRange {
+            container_id: r.container_id(),
+            host_id: r.host_id(),
+            size: r.size(),
+        };
+        (!map.is_empty()).then(|| map.iter().map(range).collect())
+    }
+
+    /// The map that [`IdRange::list`] was given.
+    pub fn map(ranges: Option<&Vec<IdRange>>) -> Vec<LinuxIdMapping> {
+        let range = |r: &IdRange| crate::spec::id_range(r.container_id, r.host_id, r.size);
+        ranges.into_iter().flatten().map(range).collect()
+    }
 }
 
 /// runc's cgroup object; an empty device list makes runc allocate its embedded resources.
@@ -187,18 +230,29 @@ impl State {
                 version: spec.version().clone(),
                 labels: Some(labels),
                 no_new_keyring: !new_keyring,
+                uid_mappings: linux.and_then(|linux| IdRange::list(list(linux.uid_mappings()))),
+                gid_mappings: linux.and_then(|linux| IdRange::list(list(linux.gid_mappings()))),
+                rootless_euid: is_ordinary_user(),
+                rootless_cgroups: runtime.rootless,
                 seccomp: linux
                     .and_then(|linux| linux.seccomp().as_ref())
                     .map(|_| serde_json::json!({ "default_action": UNUSABLE_SECCOMP })),
                 hooks: hooks(spec),
             },
-            rootless: runtime.rootless,
+            // runc: both of the config's.
+            rootless: is_ordinary_user() && runtime.rootless,
             cgroup_paths: BTreeMap::new(),
             namespace_paths: BTreeMap::new(),
             external_descriptors: vec!["/dev/null".to_owned(); 3],
             config_file: None,
             intel_rdt_path: String::new(),
         }
+    }
+
+    /// The container's cgroup.
+    pub fn cgroup(&self) -> Result<Cgroup> {
+        let cgroup = Cgroup::open(&self.cgroup_paths)?;
+        Ok(if self.config.rootless_cgroups { cgroup.existing() } else { cgroup })
     }
 
     /// Records init, once it exists.

@@ -1,12 +1,15 @@
 //! Who the program is: limits, ids, groups, capabilities, working directory.
 
+use std::fs::File;
+use std::io::Read;
 use std::path::Path;
 
 use nix::errno::Errno;
+use nix::fcntl::OFlag;
 use nix::unistd::{chdir, getcwd};
 
 use super::{Context, Failure};
-use crate::path::{Create, RootDir};
+use crate::path::{Create, ProcFs, RootDir};
 use crate::plan::Identity;
 use crate::security::capabilities;
 use crate::sys::prctl;
@@ -79,7 +82,7 @@ pub fn set_personality(domain: u32) -> Result<(), Failure> {
 ///
 /// # Errors
 /// EPERM, EINVAL for an id that the user namespace does not map.
-pub fn assume(identity: &Identity) -> Result<(), Failure> {
+pub fn assume(identity: &Identity, proc: &ProcFs) -> Result<(), Failure> {
     nix::sys::stat::umask(nix::sys::stat::Mode::from_bits_truncate(identity.umask));
     // runc: as root first, since the user may lack the right to a parent; again as the user, whose home
     // may be on a file system that keeps root out.
@@ -91,6 +94,11 @@ pub fn assume(identity: &Identity) -> Result<(), Failure> {
         match setgroups(groups) {
             // No groups to lose: the user namespace denies setgroups(2).
             Err(e) if e.raw_os_error() == Some(libc::EPERM) && groups.is_empty() => {}
+            // The caller is root of such a namespace (Podman without ranges). As runc; an ordinary user was
+            // told before anything was made.
+            Err(e) if e.raw_os_error() == Some(libc::EPERM) && groups_are_denied(proc) => {
+                log::warn!("additional groups {groups:?} are not set: the user namespace denies setgroups");
+            }
             other => other.during("set additional groups", || format!("{groups:?}"))?,
         }
     }
@@ -105,6 +113,13 @@ pub fn assume(identity: &Identity) -> Result<(), Failure> {
     capabilities::apply(sets).during("apply capabilities", String::new)?;
     // Changing ids has made the process dumpable; until exec it still holds the runtime's descriptors.
     prctl::set_dumpable(false).during("make undumpable", String::new)
+}
+
+/// Whether the user namespace denies setgroups(2) (user_namespaces(7), kernel 3.19).
+fn groups_are_denied(proc: &ProcFs) -> bool {
+    let mut text = String::new();
+    let file = proc.open(Path::new("self/setgroups"), OFlag::O_RDONLY).map(File::from);
+    file.and_then(|mut file| file.read_to_string(&mut text)).is_ok() && text.trim_end() == "deny"
 }
 
 /// Makes the working directory of a new container, mode 0755. `exec` does not: a wrong one is an error.

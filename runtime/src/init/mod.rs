@@ -198,7 +198,7 @@ impl Init<'_> {
             };
             self.env.push(home_variable(&home));
         }
-        identity::assume(identity)
+        identity::assume(identity, &self.context.proc)
     }
 
     fn rootfs(&self) -> Result<&Rootfs, Failure> {

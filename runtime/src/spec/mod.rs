@@ -3,6 +3,7 @@
 //! Pure but for [`load`]'s one read.
 
 pub mod bits;
+mod id_maps;
 mod repair;
 mod rules;
 mod scheduling;
@@ -11,6 +12,10 @@ use std::path::{Path, PathBuf};
 
 use oci_spec::runtime::{LinuxNamespaceType, Spec};
 
+pub use id_maps::{
+    Available, add_user_namespace, check_mapped, check_mount_owners, ensure_user_namespace, id_range,
+    lacks_user_namespace,
+};
 pub use rules::{check_process, validate};
 pub use scheduling::{cpu_affinity, memory_nodes};
 

@@ -16,7 +16,7 @@ const RULES: &[Rule] = &[
     namespaces,
     hostname,
     time_offsets,
-    id_mappings,
+    super::id_maps::rule,
     sysctls,
     memory_policy,
     security_paths,
@@ -185,21 +185,6 @@ fn time_offsets(spec: &Spec) -> Result<(), Error> {
     Ok(())
 }
 
-/// config-linux.md "User namespace mappings": with a new user namespace, and only with one.
-fn id_mappings(spec: &Spec) -> Result<(), Error> {
-    let Some(linux) = spec.linux() else { return Ok(()) };
-    let (uids, gids) = (list(linux.uid_mappings()), list(linux.gid_mappings()));
-    match namespace(spec, LinuxNamespaceType::User) {
-        None if !uids.is_empty() || !gids.is_empty() => {
-            invalid("user namespace mappings specified, but user namespace isn't enabled in the config")
-        }
-        Some(ns) if !has_path(ns) && (uids.is_empty() || gids.is_empty()) => {
-            invalid("user namespace enabled, but no uid and gid mappings are given")
-        }
-        _ => Ok(()),
-    }
-}
-
 fn has_path(ns: &oci_spec::runtime::LinuxNamespace) -> bool {
     ns.path().as_ref().is_some_and(|p| !p.as_os_str().is_empty())
 }
@@ -356,7 +341,7 @@ mod tests {
             (
                 "/linux/namespaces",
                 j("[{\"type\":\"mount\"},{\"type\":\"uts\"},{\"type\":\"user\"}]"),
-                "no uid and gid",
+                "no uid mappings",
             ),
             ("/linux/namespaces", j("[{\"type\":\"mount\"},{\"type\":\"uts\",\"path\":\"x\"}]"), "absolute"),
             (
