@@ -17,6 +17,7 @@ mod create;
 mod delete;
 mod events;
 mod exec;
+mod explain;
 mod features;
 mod foreground;
 mod global;
@@ -71,11 +72,12 @@ struct Command {
     failure_code: i32,
 }
 
-static COMMANDS: [&Command; 15] = [
+static COMMANDS: &[&Command] = &[
     &create::COMMAND,
     &delete::COMMAND,
     &events::COMMAND,
     &exec::COMMAND,
+    &explain::COMMAND,
     &features::COMMAND,
     &kill::COMMAND,
     &list::COMMAND,

@@ -55,18 +55,22 @@ pub(super) fn path(matches: &ArgMatches, flag: &str) -> Option<PathBuf> {
     matches.get_one::<PathBuf>(flag).filter(|path| !path.as_os_str().is_empty()).cloned()
 }
 
+/// `--config`, made absolute: later commands look for it from other directories.
+pub(super) fn config(matches: &ArgMatches) -> anyhow::Result<Option<PathBuf>> {
+    let Some(file) = path(matches, "config") else { return Ok(None) };
+    let absolute = std::path::absolute(&file);
+    absolute.map(Some).map_err(|e| anyhow!("{}: {}", file.display(), errno_text(&e)))
+}
+
 /// What the shared flags say.
 pub(super) fn create_options(matches: &ArgMatches, console: Console) -> anyhow::Result<CreateOptions> {
     let given = path(matches, "bundle").unwrap_or_else(|| PathBuf::from("."));
     let bundle = std::fs::canonicalize(&given)
         .map_err(|e| anyhow!("chdir {}: {}", given.display(), errno_text(&e)))?;
-    let config = path(matches, "config").map(|file| {
-        std::path::absolute(&file).map_err(|e| anyhow!("{}: {}", file.display(), errno_text(&e)))
-    });
     Ok(CreateOptions {
         id: container_id(matches)?.to_owned(),
         bundle,
-        config: config.transpose()?,
+        config: config(matches)?,
         console,
         pid_file: path(matches, "pid-file"),
         pidfd_socket: path(matches, "pidfd-socket"),

@@ -90,6 +90,12 @@ fn run(_global: &Global, matches: &ArgMatches) -> anyhow::Result<i32> {
     Ok(0)
 }
 
+/// The document for root on a cgroup v2 host.
+#[cfg(test)]
+pub(super) fn default_document() -> String {
+    document(For::Root, Hierarchy::V2)
+}
+
 fn document(whom: For, hierarchy: Hierarchy) -> String {
     let mut namespaces = vec!["pid", "network", "ipc", "uts", "mount"];
     if hierarchy == Hierarchy::V2 {

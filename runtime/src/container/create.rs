@@ -30,37 +30,11 @@ pub(super) enum StartWhen {
 
 pub(super) fn create(runtime: &Runtime, options: CreateOptions, when: StartWhen) -> Result<Started> {
     let bundle = absolute(&options.bundle)?;
-    if runtime.cgroups == CgroupManager::Systemd {
-        return Err(Error::Unsupported("the systemd cgroup driver (--systemd-cgroup)"));
-    }
     let dir = Dir::of(runtime, &options.id)?;
-    let config = options.config.clone().unwrap_or_else(|| bundle.join("config.json"));
-    let mut spec = super::rootless::load(&config)?;
-    options.activation.apply(&mut spec, &dir);
-    if spec.linux().as_ref().and_then(|l| l.seccomp().as_ref()).is_some_and(|s| s.listener_path().is_some()) {
-        return Err(Error::Unsupported("linux.seccomp.listenerPath"));
-    }
+    let Planned { spec, cgroup, plan } = planned(runtime, &options, &bundle, &dir)?;
     let preserve_fds = options.preserve_fds.saturating_add(options.activation.listen_fds);
     check_preserved(preserve_fds)?;
     let console = connect_console(&options.console, &spec)?;
-    let layout = Layout::detect()?;
-    let denied = if runtime.rootless { OnDenied::Ignore } else { OnDenied::Fail };
-    let cgroups_path = spec.linux().as_ref().and_then(|linux| linux.cgroups_path().as_deref());
-    let cgroup = match runtime.cgroups {
-        CgroupManager::Disabled => Cgroup::none(&layout),
-        _ => Cgroup::resolve(&layout, &options.id, cgroups_path, denied)?,
-    };
-    let facts = Facts { cgroup_v1: cgroup_views(runtime, &layout, &cgroup) };
-    let request = Request {
-        id: &options.id,
-        bundle: &bundle,
-        switch_root: match options.root_switch {
-            RootSwitch::Pivot => SwitchRoot::Pivot,
-            RootSwitch::Move => SwitchRoot::Move,
-        },
-        new_keyring: options.new_keyring,
-    };
-    let plan = crate::plan::plan(&spec, &request, &facts)?;
     check_rootfs(&plan.rootfs)?;
 
     dir.create()?;
@@ -75,6 +49,50 @@ pub(super) fn create(runtime: &Runtime, options: CreateOptions, when: StartWhen)
         preserve_fds,
     };
     making.run(console, when).inspect_err(|_| making.undo())
+}
+
+/// All that is known before anything is made.
+pub(super) struct Planned {
+    pub spec: Spec,
+    pub cgroup: Cgroup,
+    pub plan: Plan,
+}
+
+/// Reads the config and plans; changes nothing.
+pub(super) fn planned(
+    runtime: &Runtime,
+    options: &CreateOptions,
+    bundle: &Path,
+    dir: &Dir,
+) -> Result<Planned> {
+    if runtime.cgroups == CgroupManager::Systemd {
+        return Err(Error::Unsupported("the systemd cgroup driver (--systemd-cgroup)"));
+    }
+    let config = options.config.clone().unwrap_or_else(|| bundle.join("config.json"));
+    let mut spec = super::rootless::load(&config)?;
+    options.activation.apply(&mut spec, dir);
+    if spec.linux().as_ref().and_then(|l| l.seccomp().as_ref()).is_some_and(|s| s.listener_path().is_some()) {
+        return Err(Error::Unsupported("linux.seccomp.listenerPath"));
+    }
+    let layout = Layout::detect()?;
+    let denied = if runtime.rootless { OnDenied::Ignore } else { OnDenied::Fail };
+    let cgroups_path = spec.linux().as_ref().and_then(|linux| linux.cgroups_path().as_deref());
+    let cgroup = match runtime.cgroups {
+        CgroupManager::Disabled => Cgroup::none(&layout),
+        _ => Cgroup::resolve(&layout, &options.id, cgroups_path, denied)?,
+    };
+    let facts = Facts { cgroup_v1: cgroup_views(runtime, &layout, &cgroup) };
+    let request = Request {
+        id: &options.id,
+        bundle,
+        switch_root: match options.root_switch {
+            RootSwitch::Pivot => SwitchRoot::Pivot,
+            RootSwitch::Move => SwitchRoot::Move,
+        },
+        new_keyring: options.new_keyring,
+    };
+    let plan = crate::plan::plan(&spec, &request, &facts)?;
+    Ok(Planned { spec, cgroup, plan })
 }
 
 /// A container being made: what every part of it needs.
@@ -278,7 +296,7 @@ impl Making<'_> {
     }
 }
 
-fn absolute(path: &Path) -> Result<PathBuf> {
+pub(super) fn absolute(path: &Path) -> Result<PathBuf> {
     std::path::absolute(path).map_err(|e| Error::io("resolve", path, e))
 }
 

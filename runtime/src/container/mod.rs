@@ -13,6 +13,7 @@ mod activation;
 mod create;
 mod error;
 mod exec;
+mod explain;
 mod idmap;
 mod lifecycle;
 mod monitor;
@@ -24,6 +25,7 @@ mod state;
 pub use activation::NotifySocket;
 use create::StartWhen;
 pub use exec::ExecTarget;
+pub use explain::{explain, explain_exec};
 
 pub use error::Error;
 pub use monitor::{Monitor, News};

@@ -3,6 +3,7 @@
 //! Building a plan does no I/O and needs no root, so it can be tested and printed. `init` runs it.
 
 mod build;
+mod describe;
 mod devices;
 mod mounts;
 mod options;
@@ -22,6 +23,7 @@ use crate::sys::process::{RLimit, Resource};
 use crate::sys::sched::SchedAttr;
 
 pub use build::{Request, exec_plan, plan};
+pub use describe::{By, Description};
 pub use options::{Attrs, OptionError, Options, attr, known as known_mount_options, propagation};
 pub use outside::{Affinity, Outside};
 

@@ -79,7 +79,7 @@ pub enum OptionError {
 }
 
 /// Options that set or clear attributes: name, set, clear.
-const ATTRIBUTES: &[(&str, u64, u64)] = &[
+pub(super) const ATTRIBUTES: &[(&str, u64, u64)] = &[
     ("ro", attr::RDONLY, 0),
     ("rw", 0, attr::RDONLY),
     ("nosuid", attr::NOSUID, 0),
