@@ -4,7 +4,7 @@
 //! and `--format json` are the same, a switch may be given as `--keep=false`, and a flag's value may begin
 //! with a dash. Only the wanted command's flags are built.
 
-use std::ffi::{OsStr, OsString};
+use std::ffi::{CString, OsStr, OsString};
 use std::os::unix::ffi::OsStrExt;
 use std::path::PathBuf;
 
@@ -13,6 +13,8 @@ use clap::error::{ContextKind, ContextValue, ErrorKind};
 use clap::{Arg, ArgAction, ArgMatches};
 
 use super::{Command, global};
+use crate::container::Runtime;
+use crate::sys::regex::Regex;
 
 /// Why parsing ended without a command to run.
 #[derive(Debug)]
@@ -130,6 +132,22 @@ pub(super) fn container_id(matches: &ArgMatches) -> anyhow::Result<&str> {
         Some("") => Err(anyhow::anyhow!("container id cannot be empty")),
         Some(id) => Ok(id),
     }
+}
+
+/// `--regex` of `kill` and `delete`.
+pub(super) fn regex_switch() -> Arg {
+    switch("regex", "the container id is a regular expression: all that match are meant").short('r')
+}
+
+/// Ids of the containers that `--regex` means.
+pub(super) fn matching_ids(matches: &ArgMatches, runtime: &Runtime) -> anyhow::Result<Vec<String>> {
+    let pattern = container_id(matches)?;
+    let wrong = |why: &str| anyhow::anyhow!("invalid regular expression {pattern:?}: {why}");
+    let regex =
+        Regex::extended(&CString::new(pattern).map_err(|_| wrong("NUL byte"))?).map_err(|e| wrong(&e))?;
+    let mut ids = crate::container::ids(runtime)?;
+    ids.retain(|id| CString::new(id.as_str()).is_ok_and(|id| regex.is_match(&id)));
+    Ok(ids)
 }
 
 fn check_count(command: &Command, count: usize) -> Result<(), Stop> {

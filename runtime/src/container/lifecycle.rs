@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use oci_spec::runtime::LinuxResources;
 
-use super::state::{Dir, ProcessStat, State};
+use super::state::{Dir, ProcessStat, State, validate_id};
 use super::{ContainerState, Error, KillTarget, Result, Runtime, Status};
 use crate::cgroup::Cgroup;
 use crate::init::{Failure, HookState, run_hooks};
@@ -152,23 +152,31 @@ fn describe(container: Loaded) -> Result<ContainerState> {
     })
 }
 
-pub(super) fn list(runtime: &Runtime) -> Result<Vec<ContainerState>> {
+pub(super) fn ids(runtime: &Runtime) -> Result<Vec<String>> {
     let entries = match std::fs::read_dir(&runtime.root) {
         Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(Vec::new()),
         other => other.map_err(|e| Error::io("read", &runtime.root, e))?,
     };
-    let mut all = Vec::new();
+    let mut ids = Vec::new();
     for entry in entries {
         let entry = entry.map_err(|e| Error::io("read", &runtime.root, e))?;
-        let Ok(id) = entry.file_name().into_string() else { continue };
+        let is_dir = entry.file_type().is_ok_and(|kind| kind.is_dir());
+        ids.extend(entry.file_name().into_string().ok().filter(|id| is_dir && validate_id(id).is_ok()));
+    }
+    ids.sort();
+    Ok(ids)
+}
+
+pub(super) fn list(runtime: &Runtime) -> Result<Vec<ContainerState>> {
+    let mut all = Vec::new();
+    for id in ids(runtime)? {
         match load(runtime, &id).and_then(describe) {
             Ok(container) => all.push(container),
             // Deleted meanwhile, or not a container's directory.
-            Err(Error::NotFound | Error::InvalidId(_)) => {}
+            Err(Error::NotFound) => {}
             Err(error) => log::warn!("container {id}: {error}"),
         }
     }
-    all.sort_by(|a, b| a.id.cmp(&b.id));
     Ok(all)
 }
 
@@ -252,10 +260,11 @@ const KILL_PATIENCE: Duration = Duration::from_secs(10);
 pub(super) fn delete(runtime: &Runtime, id: &str, force: bool) -> Result<()> {
     let container = match load(runtime, id) {
         Err(Error::NotFound) => {
-            // A create that was killed before it wrote a state: only the directory is left.
+            // A create that was killed before it wrote a state leaves only the directory. As in runc it goes
+            // without force too, with the same answer.
             let dir = Dir::of(runtime, id)?;
-            if force && dir.exists() {
-                return dir.remove();
+            if dir.exists() {
+                dir.remove()?;
             }
             return Err(Error::NotFound);
         }

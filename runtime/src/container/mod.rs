@@ -278,6 +278,14 @@ pub fn list(runtime: &Runtime) -> Result<Vec<ContainerState>> {
     lifecycle::list(runtime)
 }
 
+/// Names of the directories under the root that can be containers', ordered. Nothing in them is read.
+///
+/// # Errors
+/// When the root can't be read; a missing root is an empty list.
+pub fn ids(runtime: &Runtime) -> Result<Vec<String>> {
+    lifecycle::ids(runtime)
+}
+
 /// Pids of all processes in the container's cgroup, sub-cgroups included.
 ///
 /// # Errors

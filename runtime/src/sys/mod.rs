@@ -10,6 +10,7 @@ pub mod fs;
 pub mod mount;
 pub mod prctl;
 pub mod process;
+pub mod regex;
 pub mod sched;
 pub mod seccomp;
 pub mod signal;
