@@ -8,6 +8,7 @@ pub mod cli;
 pub mod container;
 pub mod init;
 pub mod logging;
+pub mod net;
 pub mod path;
 pub mod plan;
 pub mod rootfs;

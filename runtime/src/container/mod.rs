@@ -17,6 +17,7 @@ mod explain;
 mod idmap;
 mod lifecycle;
 mod monitor;
+mod netdevices;
 mod outside;
 mod rootless;
 mod spawn;

@@ -23,7 +23,8 @@ pub(super) fn apply(pid: i32, plan: &Plan) -> Result<(), Failure> {
             .during("write", || format!("{value} to {path}"))
             .map_err(oom_score_hint)?;
     }
-    outside.raise_limits.iter().try_for_each(|(resource, limit)| raise(pid, *resource, *limit))
+    outside.raise_limits.iter().try_for_each(|(resource, limit)| raise(pid, *resource, *limit))?;
+    super::netdevices::take(pid, plan)
 }
 
 /// oom_score_adj of the calling process, where the runtime can't write it once the process is undumpable.

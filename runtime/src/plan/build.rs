@@ -67,7 +67,7 @@ pub fn plan(spec: &Spec, request: &Request<'_>, facts: &Facts) -> Result<Plan, E
         rootfs,
         steps,
         program: program(process)?,
-        outside: super::outside::of_create(process, user_namespace),
+        outside: super::outside::of_create(spec, process, user_namespace),
     })
 }
 

@@ -16,6 +16,8 @@ pub struct Outside {
     pub raise_limits: Vec<(Resource, RLimit)>,
     /// CPUs of the process.
     pub affinity: Affinity,
+    /// Network devices that move into its network namespace: names on the host and inside.
+    pub net_devices: Vec<(String, String)>,
 }
 
 /// The CPUs that the process may run on. Those of the runtime, which it inherits, mean nothing to it
@@ -30,12 +32,29 @@ pub struct Affinity {
 }
 
 /// For `create`, where execCPUAffinity is not applied (config.md "POSIX process").
-pub(super) fn of_create(process: &Process, user_namespace: bool) -> Outside {
+pub(super) fn of_create(spec: &Spec, process: &Process, user_namespace: bool) -> Outside {
+    Outside { net_devices: net_devices(spec), ..of_any(process, user_namespace) }
+}
+
+fn of_any(process: &Process, user_namespace: bool) -> Outside {
     Outside {
         oom_score_adj: process.oom_score_adj(),
         raise_limits: if user_namespace { rlimits(process) } else { Vec::new() },
-        affinity: Affinity::default(),
+        ..Outside::default()
     }
+}
+
+/// Ordered, so that an error does not depend on chance.
+fn net_devices(spec: &Spec) -> Vec<(String, String)> {
+    let devices = spec.linux().iter().flat_map(|linux| linux.net_devices().iter().flatten());
+    let mut names: Vec<_> = devices
+        .map(|(name, device)| {
+            let inside = device.name().as_ref().filter(|inside| !inside.is_empty()).unwrap_or(name);
+            (name.clone(), inside.clone())
+        })
+        .collect();
+    names.sort();
+    names
 }
 
 /// For `exec`: what its process does not say is as the container's.
@@ -46,7 +65,7 @@ pub(super) fn of_exec(spec: &Spec, process: &Process, user_namespace: bool) -> R
         [initial, last] = cpu_affinity(container)?;
     }
     let affinity = Affinity { initial, last };
-    let outside = of_create(process, user_namespace);
+    let outside = of_any(process, user_namespace);
     let oom_score_adj = outside.oom_score_adj.or_else(|| container.and_then(|own| own.oom_score_adj()));
     Ok(Outside { oom_score_adj, affinity, ..outside })
 }

@@ -4,6 +4,7 @@
 
 pub mod bits;
 mod id_maps;
+mod linux;
 mod repair;
 mod rules;
 mod scheduling;

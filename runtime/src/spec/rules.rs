@@ -15,7 +15,8 @@ const RULES: &[Rule] = &[
     process,
     namespaces,
     hostname,
-    time_offsets,
+    super::linux::time_offsets,
+    super::linux::net_devices,
     super::id_maps::rule,
     sysctls,
     memory_policy,
@@ -161,34 +162,6 @@ fn hostname(spec: &Spec) -> Result<(), Error> {
     Ok(())
 }
 
-/// config-linux.md "Offset for Time Namespace": of the clocks that have one, in a namespace that is made.
-fn time_offsets(spec: &Spec) -> Result<(), Error> {
-    let offsets = spec.linux().as_ref().and_then(|linux| linux.time_offsets().as_ref());
-    let Some(offsets) = offsets.filter(|offsets| !offsets.is_empty()) else { return Ok(()) };
-    let Some(time) = namespace(spec, LinuxNamespaceType::Time) else {
-        return invalid("time namespace offsets specified, but time namespace isn't enabled in the config");
-    };
-    if has_path(time) {
-        return invalid("linux.timeOffsets: a time namespace that is joined by path keeps its offsets");
-    }
-    for (clock, offset) in offsets {
-        // time_namespaces(7).
-        if !matches!(clock.as_str(), "monotonic" | "boottime") {
-            return invalid(format!(
-                "linux.timeOffsets: {clock:?} is not a clock with an offset: monotonic and boottime are"
-            ));
-        }
-        if offset.nanosecs().is_some_and(|nanos| nanos > 999_999_999) {
-            return invalid(format!("linux.timeOffsets.{clock}.nanosecs must be below 1000000000"));
-        }
-    }
-    Ok(())
-}
-
-fn has_path(ns: &oci_spec::runtime::LinuxNamespace) -> bool {
-    ns.path().as_ref().is_some_and(|p| !p.as_os_str().is_empty())
-}
-
 /// Sysctls of the IPC namespace (config-linux.md "Sysctl"; sysctl(2) names, ipc_namespaces(7)).
 const IPC_SYSCTLS: &[&str] = &[
     "kernel.msgmax",
@@ -283,9 +256,6 @@ fn not_supported_yet(spec: &Spec) -> Result<(), Error> {
     let Some(linux) = spec.linux() else { return unsupported("a config without linux") };
     if namespace(spec, LinuxNamespaceType::Mount).is_none() {
         return unsupported("a container without a mount namespace");
-    }
-    if linux.net_devices().as_ref().is_some_and(|d| !d.is_empty()) {
-        return unsupported("linux.netDevices");
     }
     if linux.intel_rdt().is_some() {
         return unsupported("linux.intelRdt");
