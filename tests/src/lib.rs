@@ -80,6 +80,17 @@ impl World {
         Some(world)
     }
 
+    /// More words between the user and the runtime, of every call: a program like nsenter.
+    pub fn through(&mut self, words: &[&str]) {
+        self.user.get_or_insert_default().extend(words.iter().map(|&word| word.to_owned()));
+    }
+
+    /// The words that run a command as the user of [`World::enter_as_user`].
+    #[must_use]
+    pub fn user_words(&self) -> &[String] {
+        self.user.as_deref().unwrap_or_default()
+    }
+
     /// The runtime under test.
     #[must_use]
     pub fn runtime(&self) -> &Path {

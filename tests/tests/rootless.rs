@@ -4,7 +4,7 @@ use std::fs;
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 
 use davit_tests::user::{FIRST_ID, IDS, Ranges, UID};
-use davit_tests::{Bundle, World};
+use davit_tests::{Bundle, View, World};
 use serde_json::json;
 
 /// A bundle as `spec --rootless` describes it: mapped to the user, without a network namespace.
@@ -360,4 +360,101 @@ fn runc_enters_and_ends_what_davit_made() {
     c.simple("start").ok();
     assert_eq!(c.sh("id -u"), "0");
     c.finish();
+}
+
+/// A cgroup v2 subtree that belongs to the user, removed when dropped.
+struct Subtree {
+    dir: std::path::PathBuf,
+    name: String,
+}
+
+impl Subtree {
+    fn new() -> Self {
+        let root = if davit_tests::host::has_v1() { "/sys/fs/cgroup/unified" } else { "/sys/fs/cgroup" };
+        let name = davit_tests::unique("davit-test-subtree");
+        let dir = std::path::Path::new(root).join(&name);
+        fs::create_dir(&dir).unwrap();
+        fs::create_dir(dir.join("own")).unwrap();
+        for file in ["", "cgroup.procs", "cgroup.threads", "cgroup.subtree_control", "own"] {
+            std::os::unix::fs::chown(dir.join(file), Some(UID), Some(UID)).unwrap();
+        }
+        Subtree { dir, name }
+    }
+
+    /// A script that goes into the subtree before it becomes the user.
+    fn enter(&self) -> [String; 4] {
+        let script = format!("echo $$ > /sys/fs/cgroup/{}/own/cgroup.procs && exec \"$@\"", self.name);
+        ["sh".into(), "-c".into(), script, "sh".into()]
+    }
+}
+
+impl Drop for Subtree {
+    fn drop(&mut self) {
+        let _ = fs::remove_dir(self.dir.join("own"));
+        let _ = fs::remove_dir(&self.dir);
+    }
+}
+
+#[test]
+fn a_delegated_cgroup_is_used() {
+    let Some(world) = World::enter_as_user("a_delegated_cgroup_is_used", Ranges::None) else { return };
+    let subtree = Subtree::new();
+    let mut bundle = rootless(&world);
+    bundle.args(&["sleep", "1000"]).push("/linux/namespaces", json!({"type": "cgroup"}));
+    let mut c = world.container(&bundle);
+    c.view = View::PureV2;
+    let enter = subtree.enter();
+    let enter: Vec<&str> = enter.iter().map(String::as_str).collect();
+    let dir = bundle.dir().to_str().unwrap();
+    let call =
+        |command: &str, flags: &[&str], rest: &[&str]| c.call(command, flags, rest).wrapper(&enter).run();
+    call("create", &["--bundle", dir], &[]).ok();
+    call("start", &[], &[]).ok();
+    let text = fs::read_to_string(format!("/proc/{}/cgroup", c.pid())).unwrap();
+    assert!(text.contains(&format!("0::/{}/{}\n", subtree.name, c.id)), "{text}");
+    assert_eq!(call("exec", &[], &["sh", "-c", "cat /proc/self/cgroup | grep ^0:"]).ok().stdout, "0::/\n");
+    let ps = call("ps", &["--format", "json"], &[]).ok().json();
+    assert_eq!(ps, json!([c.pid()]));
+    call("pause", &[], &[]).ok();
+    assert_eq!(c.status(), "paused");
+    call("resume", &[], &[]).ok();
+    assert_eq!(c.status(), "running");
+    call("kill", &["--all"], &["KILL"]).ok();
+    c.wait_for("stopped");
+    call("delete", &[], &[]).ok();
+    c.assert_nothing_left();
+}
+
+#[test]
+fn a_cgroup_that_is_not_the_users() {
+    let Some(world) = World::enter_as_user("a_cgroup_that_is_not_the_users", Ranges::None) else { return };
+    let subtree = Subtree::new();
+    let mut bundle = rootless(&world);
+    bundle.args(&["true"]);
+    let run = |bundle: &Bundle| {
+        let mut c = world.container(bundle);
+        c.view = View::PureV2;
+        let run = c.run(&[]);
+        c.assert_nothing_left();
+        run
+    };
+    run(&bundle).ok();
+    // runc's words; 1.1 fails elsewhere on this host.
+    bundle.set("/linux/resources/pids/limit", json!(10));
+    let limited = run(&bundle);
+    assert_eq!(limited.code, 1);
+    let words = "rootless needs no limits + no cgrouppath when no permission is granted for cgroups";
+    assert!(limited.error().contains(words) || world.is_runc(), "{}", limited.error());
+
+    // It can be made, but the caller is outside of it.
+    bundle.remove("/linux/resources").set("/linux/cgroupsPath", json!(format!("/{}/sub", subtree.name)));
+    let outside = run(&bundle);
+    assert_eq!(outside.code, 1);
+    assert!(outside.error().contains("permission denied"), "{}", outside.error());
+    if !world.is_runc() {
+        assert!(
+            outside.error().contains("needs a cgroup that is delegated to it, and must be started in it")
+        );
+    }
+    assert!(!subtree.dir.join("sub").exists());
 }

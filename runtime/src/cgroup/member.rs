@@ -255,19 +255,24 @@ fn refuse_used(dir: &Dir, member: &Member) -> Result<(), Error> {
 }
 
 /// Writes the pid in every hierarchy, then verifies.
-pub(super) fn attach(members: &[Member], pid: i32, denied: OnDenied, mode: Mode) -> Result<(), Error> {
+pub(super) fn attach(
+    members: &[Member],
+    pid: i32,
+    (denied, rootless): (OnDenied, OnDenied),
+    mode: Mode,
+) -> Result<(), Error> {
     let mut joined = Vec::with_capacity(members.len());
     let value = pid.to_string();
     for member in members.iter().filter(|member| !member.is_denied()) {
         match join(member.dir()?, &value) {
             Ok(()) => joined.push(member),
-            // As runc: a v2 cgroup that could be made is meant to be used.
-            Err(e) if denied == OnDenied::Ignore && e.is_denied() && mode == Mode::V2 => {
-                return Err(not_delegated(e, "join", &member.path));
-            }
-            Err(e) if denied == OnDenied::Ignore && e.is_denied() => {
+            Err(e) if denied == OnDenied::Ignore && e.is_denied() && mode != Mode::V2 => {
                 log::debug!("process {pid} stays outside of {}: {e}", member.path.display());
                 member.close();
+            }
+            // As runc: a v2 cgroup that could be made is meant to be used.
+            Err(e) if rootless == OnDenied::Ignore && e.is_denied() => {
+                return Err(not_delegated(e, "join", &member.path));
             }
             Err(e) => return Err(e),
         }

@@ -171,7 +171,7 @@ impl Cgroup {
     /// [`Error::Write`] (EBUSY on v2 when the container gave its sub-cgroups controllers: see
     /// [`Cgroup::of_process`]), [`Error::NotMoved`].
     pub fn attach(&self, pid: i32) -> Result<(), Error> {
-        member::attach(&self.members, pid, self.denied, self.mode)
+        member::attach(&self.members, pid, (self.denied, self.rootless), self.mode)
     }
 
     /// Writes what is set in `resources`, and the device rules always: default deny, then the given rules,

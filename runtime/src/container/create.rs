@@ -16,7 +16,7 @@ use super::{
 };
 use crate::cgroup::{Cgroup, Layout, Mode as CgroupMode, OnDenied};
 use crate::init::{Gate, HookState, Kind, run_hooks};
-use crate::plan::{CgroupView, Facts, Plan, Request, Step, SwitchRoot};
+use crate::plan::{CgroupView, Facts, IdMaps, Plan, Request, Step, SwitchRoot};
 use crate::spec::list;
 
 /// Whether the program is held back until `start`.
@@ -133,6 +133,9 @@ impl Making<'_> {
         if devices_first && self.has_cgroup() {
             self.cgroup.apply_devices(resources)?;
         }
+        if let Some(maps) = &self.plan.id_maps {
+            self.give_pipes(maps);
+        }
         let spawned = spawn(Launch {
             plan: self.plan,
             cgroup: self.cgroup,
@@ -168,6 +171,7 @@ impl Making<'_> {
         let filter = seccomp.map(crate::seccomp::compile).transpose()?;
         state.set_init(spawned.pid)?;
         self.check_joined(spawned.pid, state)?;
+        self.delegate(state)?;
         // A cgroup that rootless use was refused is left out now.
         state.cgroup_paths = self.cgroup.paths();
         self.dir.write(state)?;
@@ -206,6 +210,12 @@ impl Making<'_> {
         Some(resources)
     }
 
+    fn give_pipes(&self, maps: &IdMaps) {
+        if let Some(process) = self.spec.process() {
+            idmap::give_pipes(process, &maps.uids);
+        }
+    }
+
     /// A user namespace that was joined must have the maps that config.json gives, and those must have the
     /// process's ids.
     fn check_joined(&self, pid: i32, state: &mut State) -> Result<()> {
@@ -216,9 +226,31 @@ impl Making<'_> {
         // Gone already: its own words are the error.
         let Some(maps) = idmap::read(pid) else { return Ok(()) };
         idmap::check_joined(self.spec, &maps)?;
+        self.give_pipes(&maps);
         state.config.uid_mappings = IdRange::list(&maps.uids);
         state.config.gid_mappings = IdRange::list(&maps.gids);
         Ok(())
+    }
+
+    /// A container that sees its own cgroup, writable, gets it (as runc does with systemd, and crun).
+    fn delegate(&self, state: &State) -> Result<()> {
+        let Some(process) = self.spec.process().as_ref().filter(|_| delegates_cgroup(self.spec)) else {
+            return Ok(());
+        };
+        let uids = IdRange::map(state.config.uid_mappings.as_ref());
+        let uid = process.user().uid();
+        let owner = if uids.is_empty() { Some(uid) } else { crate::spec::host_id(&uids, uid) };
+        let Some(owner) = owner.filter(|owner| *owner != nix::unistd::geteuid().as_raw()) else {
+            return Ok(());
+        };
+        match self.cgroup.delegate(owner) {
+            // An ordinary user gives nothing away.
+            Err(e) if self.runtime.rootless && e.is_denied() => {
+                log::debug!("the cgroup is not given to uid {owner}: {e}");
+                Ok(())
+            }
+            result => Ok(result?),
+        }
     }
 
     fn initial_state(&self) -> State {
@@ -294,6 +326,20 @@ impl Making<'_> {
             }
         }
     }
+}
+
+/// Whether the container has a cgroup namespace of its own and a writable cgroup mount at the usual place.
+fn delegates_cgroup(spec: &Spec) -> bool {
+    let private = crate::spec::namespace(spec, LinuxNamespaceType::Cgroup)
+        .is_some_and(|ns| ns.path().as_ref().is_none_or(|path| path.as_os_str().is_empty()));
+    private
+        && list(spec.mounts()).iter().any(|mount| {
+            let readonly =
+                list(mount.options()).iter().rev().find(|o| matches!(o.as_str(), "ro" | "rro" | "rw"));
+            mount.typ().as_deref() == Some("cgroup")
+                && mount.destination() == Path::new("/sys/fs/cgroup")
+                && readonly.is_none_or(|option| option == "rw")
+        })
 }
 
 pub(super) fn absolute(path: &Path) -> Result<PathBuf> {

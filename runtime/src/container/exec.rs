@@ -93,7 +93,7 @@ fn start(container: &ExecTarget, options: &ExecOptions) -> Result<Started> {
     Ok(Started { pid: spawned.pid, pidfd: spawned.pidfd, notify: None })
 }
 
-/// Whether the user namespace has the ids that the process is to get.
+/// The user namespace must have the ids that the process is to get.
 fn check_user(state: &State, options: &ExecOptions) -> Result<()> {
     super::rootless::check_exec(&options.process, state.init_process_pid)?;
     let config = &state.config;
@@ -101,6 +101,7 @@ fn check_user(state: &State, options: &ExecOptions) -> Result<()> {
         (IdRange::map(config.uid_mappings.as_ref()), IdRange::map(config.gid_mappings.as_ref()));
     if !uids.is_empty() && !gids.is_empty() {
         crate::spec::check_mapped(&options.process, &uids, &gids)?;
+        super::idmap::give_pipes(&options.process, &uids);
     }
     Ok(())
 }

@@ -6,8 +6,9 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
-use nix::unistd::{getegid, geteuid};
-use oci_spec::runtime::{LinuxIdMapping, Spec};
+use nix::sys::statfs::{FsType, fstatfs};
+use nix::unistd::{Uid, fchown, getegid, geteuid};
+use oci_spec::runtime::{LinuxIdMapping, Process, Spec};
 
 use crate::init::{Context, Failure};
 use crate::plan::IdMaps;
@@ -155,6 +156,27 @@ pub(super) fn check_joined(spec: &Spec, maps: &IdMaps) -> super::Result<()> {
     match spec.process() {
         Some(process) => Ok(spec::check_mapped(process, &maps.uids, &maps.gids)?),
         None => Ok(()),
+    }
+}
+
+/// Gives the pipes among the standard descriptors to the program's user: in its user namespace init can't, when
+/// they are root's, and a program that opens /dev/stdout anew needs it. Files and terminals have other users too
+/// and keep their owner.
+pub(super) fn give_pipes(process: &Process, uids: &[LinuxIdMapping]) {
+    /// PIPEFS_MAGIC of `linux/magic.h`: pipes without a name.
+    const PIPEFS_MAGIC: FsType = FsType(0x5049_5045);
+    let Some(owner) = spec::host_id(uids, process.user().uid()) else { return };
+    if process.terminal() == Some(true) {
+        return;
+    }
+    for number in 0..=2 {
+        let fd = crate::sys::fs::borrow(number);
+        if fstatfs(fd).is_ok_and(|fs| fs.filesystem_type() == PIPEFS_MAGIC) {
+            if let Err(e) = fchown(fd, Some(Uid::from_raw(owner)), None) {
+                // EPERM: an ordinary user gives nothing away.
+                log::debug!("descriptor {number} keeps its owner: {e}");
+            }
+        }
     }
 }
 

@@ -39,6 +39,11 @@ impl Rootfs {
                     return Err(Failure::other("make device", path(), "something else is there"));
                 }
             }
+            // Only root of the first user namespace may make them: as runc, the host's node is used for whoever is
+            // not. It has the host's owner and mode.
+            Err(Errno::EPERM) if device.mode & libc::S_IFMT != libc::S_IFIFO => {
+                return self.bind_device(&device.path);
+            }
             Err(e) => return Err(e).during("make device", path),
         }
         if device.uid != 0 || device.gid != 0 {

@@ -14,8 +14,8 @@ use std::path::{Path, PathBuf};
 use oci_spec::runtime::{LinuxNamespaceType, Spec};
 
 pub use id_maps::{
-    Available, add_user_namespace, check_mapped, check_mount_owners, ensure_user_namespace, id_range,
-    lacks_user_namespace,
+    Available, add_user_namespace, check_mapped, check_mount_owners, ensure_user_namespace, host_id,
+    id_range, lacks_user_namespace,
 };
 pub use rules::{check_process, validate};
 pub use scheduling::{cpu_affinity, memory_nodes};

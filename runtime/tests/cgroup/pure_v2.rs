@@ -90,7 +90,7 @@ fn errors_name_field_file_and_reason() {
         );
         assert_eq!(
             error(r#"{"unified":{"hugetlb.2MB.max":"zzz"}}"#),
-            format!("write zzz to hugetlb.2MB.max of {dir}: Invalid argument")
+            format!("write zzz to hugetlb.2MB.max of {dir}: invalid argument")
         );
         for key in ["a/b", "../x.y", "nodot", ".x"] {
             let error = error(&format!(r#"{{"unified":{{"{key}":"1"}}}}"#));
