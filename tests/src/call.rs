@@ -312,6 +312,12 @@ impl Output {
         read(&self.stdout_file)
     }
 
+    /// The file that is standard output.
+    #[must_use]
+    pub fn stdout_path(&self) -> &Path {
+        &self.stdout_file
+    }
+
     /// Standard output as JSON.
     ///
     /// # Panics

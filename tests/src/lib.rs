@@ -9,6 +9,8 @@
 //! A test that can't run here prints `SKIPPED <test>: <reason>` and passes; `hack/test` counts those lines.
 
 use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::sync::OnceLock;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
@@ -28,6 +30,29 @@ pub use container::Container;
 
 /// The peer that is the oracle.
 pub const RUNC: &str = "/usr/sbin/runc";
+
+/// The runc of Debian unstable, unpacked on first use: the newest oracle. Tests that ask for it are skipped
+/// with the reason when it can't be had.
+///
+/// # Errors
+/// Why not, in the last words of `hack/debian-tree`.
+pub fn newest_runc() -> Result<PathBuf, String> {
+    static RUNC: OnceLock<Result<PathBuf, String>> = OnceLock::new();
+    let unpack = || {
+        // The packages that hack/test and the integration tests ask for, so that all share one tree.
+        let script = concat!(env!("CARGO_MANIFEST_DIR"), "/../hack/debian-tree");
+        let packages = ["sid", "containerd", "runc", "crun"];
+        let output = Command::new(script).args(packages).output().map_err(|e| format!("{script}: {e}"))?;
+        match output.status.success() {
+            true => Ok(Path::new(String::from_utf8_lossy(&output.stdout).trim()).join("bin/runc")),
+            false => {
+                let text = String::from_utf8_lossy(&output.stderr);
+                Err(text.lines().last().unwrap_or("hack/debian-tree failed").to_owned())
+            }
+        }
+    };
+    RUNC.get_or_init(unpack).clone()
+}
 
 /// Longest time that anything awaited may take.
 pub const DEADLINE: Duration = Duration::from_secs(30);

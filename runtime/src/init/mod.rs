@@ -16,6 +16,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
 
 use nix::fcntl::OFlag;
+use oci_spec::runtime::Hook;
 
 pub use channel::{Channel, Heard, Kind, Received};
 pub use failure::{Context, Failure, io_reason, reason};
@@ -74,6 +75,8 @@ struct Init<'a> {
     /// exec.fifo's write end after the gate: it closes at execve, which tells `start` that the program
     /// runs, and takes the reason when it does not.
     started: Option<OwnedFd>,
+    /// For hooks: init clears its own.
+    caller_umask: nix::sys::stat::Mode,
 }
 
 /// Exit code of a container process that failed before execve, as runc's init.
@@ -88,6 +91,7 @@ pub fn run(context: InitContext<'_>) -> ! {
         program: None,
         filter: None,
         started: None,
+        caller_umask: nix::sys::stat::Mode::S_IWGRP | nix::sys::stat::Mode::S_IWOTH,
     };
     let failure = match init.prepare().and_then(|()| init.steps()) {
         Ok(()) => init.exec(),
@@ -145,7 +149,7 @@ impl Init<'_> {
             }
             Step::Console { size, bind } => self.console(*size, *bind),
             Step::RuntimeHooks => self.runtime_hooks(),
-            Step::ContainerHooks(hooks) => run_hooks("createContainer", hooks, &self.hook_state("creating")),
+            Step::ContainerHooks(hooks) => self.container_hooks(hooks),
             Step::SwitchRoot(how) => rootfs::switch_root(self.rootfs()?, *how),
             Step::RootPropagation(flag, reach) => rootfs::set_propagation(self.rootfs()?, *flag, *reach),
             Step::Readonly(path) => self.rootfs()?.make_readonly(path),
@@ -182,6 +186,15 @@ impl Init<'_> {
     }
 
     /// For hooks that run in the container: config.md wants the pid as the container sees it.
+    /// In runc's surroundings: the directory of the rootfs, and the caller's umask in place of init's.
+    fn container_hooks(&self, hooks: &[Hook]) -> Result<(), Failure> {
+        nix::unistd::fchdir(self.rootfs()?.root().as_fd()).during("change directory to", || "rootfs")?;
+        let own = nix::sys::stat::umask(self.caller_umask);
+        run_hooks("createContainer", hooks, &self.hook_state("creating"))?;
+        nix::sys::stat::umask(own);
+        Ok(())
+    }
+
     fn hook_state(&self, status: &'static str) -> HookState {
         HookState { status, pid: nix::unistd::getpid().as_raw(), ..self.context.hook_state.clone() }
     }
@@ -220,7 +233,7 @@ impl Init<'_> {
         }
         self.rootfs = Some(rootfs);
         // Modes of nodes and directories are exact from here on; Identity sets the program's umask.
-        nix::sys::stat::umask(nix::sys::stat::Mode::empty());
+        self.caller_umask = nix::sys::stat::umask(nix::sys::stat::Mode::empty());
         Ok(())
     }
 

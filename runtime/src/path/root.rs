@@ -60,9 +60,20 @@ impl RootDir {
 
     fn ensure_through(&self, path: &Path, what: Create, links: usize) -> io::Result<OwnedFd> {
         match self.open(path, OFlag::O_PATH) {
-            Err(e) if e.raw_os_error() == Some(libc::ENOENT) => {}
-            other => return other,
+            Err(e) if e.raw_os_error() == Some(libc::ENOENT) => self.make_through(path, what, links),
+            other => other,
         }
+    }
+
+    /// The second half of [`RootDir::ensure`], for who has found that the path is missing.
+    ///
+    /// # Errors
+    /// As [`RootDir::ensure`].
+    pub fn make(&self, path: &Path, what: Create) -> io::Result<OwnedFd> {
+        self.make_through(path, what, MAX_DANGLING)
+    }
+
+    fn make_through(&self, path: &Path, what: Create, links: usize) -> io::Result<OwnedFd> {
         let (parent, name) = split(path)?;
         let dir = match parent.as_os_str().is_empty() {
             true => self.fd.try_clone()?,

@@ -150,10 +150,10 @@ impl Options {
     }
 
     /// What a bind mount changes on the cloned mount, as a bind remount does: flags that are not asked
-    /// for are cleared, access times kept. Nothing when no flag is asked for.
+    /// for are cleared, access times kept. Nothing when no flag is named.
     #[must_use]
     pub fn bind_attrs(&self) -> Attrs {
-        if self.attrs.set == 0 {
+        if self.attrs.is_empty() {
             return Attrs::default();
         }
         let set = self.attrs.set;
@@ -235,7 +235,10 @@ mod tests {
         let attrs = o.bind_attrs();
         assert_eq!(attrs.set, attr::RDONLY);
         assert_eq!(attrs.clear, attr::NOSUID | attr::NODEV | attr::NOEXEC | attr::NOSYMFOLLOW);
-        assert!(Options::parse(&["rbind", "rw"]).unwrap().bind_attrs().is_empty());
+        // A flag that is named only to be cleared is a flag too.
+        let clear = Options::parse(&["rbind", "rw"]).unwrap().bind_attrs().clear;
+        assert_eq!(clear, attr::REMOUNTED);
+        assert!(Options::parse(&["rbind"]).unwrap().bind_attrs().is_empty());
     }
 
     #[test]

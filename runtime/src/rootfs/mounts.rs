@@ -60,15 +60,23 @@ pub fn mount(rootfs: &Rootfs, mount: &Mount) -> Result<(), Failure> {
 
 /// A new filesystem of this type.
 fn filesystem(root: &RootDir, mount: &Mount, kind: &CStr, source: &CStr) -> Result<(), Failure> {
+    let mut mode = None;
     let target = if kind == c"proc" || kind == c"sysfs" {
         real_directory(root, &mount.destination, kind)?
     } else {
-        let target =
-            root.ensure(&mount.destination, Create::Directory).during("make mount point", String::new)?;
+        let target = match root.open(&mount.destination, OFlag::O_PATH) {
+            Err(e) if e.raw_os_error() == Some(libc::ENOENT) => {
+                root.make(&mount.destination, Create::Directory).during("make mount point", String::new)?
+            }
+            found => {
+                let target = found.during("open mount point", String::new)?;
+                mode = tmpfs_mode(kind, &mount.options, target.as_fd())?;
+                target
+            }
+        };
         check_not_in_proc(&mount.destination, target.as_fd())?;
         target
     };
-    let mode = tmpfs_mode(kind, &mount.options, target.as_fd())?;
     let tree = match new_tree(kind, source, &mount.options, mode.as_deref()) {
         // Without its own cgroup namespace a user namespace may not mount cgroup2 (runc #2158).
         Err(failure) if kind == c"cgroup2" && matches!(failure.errno, libc::EPERM | libc::EBUSY) => {
@@ -125,7 +133,7 @@ fn context_log(context: BorrowedFd<'_>) -> Option<String> {
     Some(text.strip_prefix("e ").map(str::to_owned).unwrap_or(text)).filter(|words| !words.is_empty())
 }
 
-/// A tmpfs without a `mode` takes the mode of what it covers, as runc's does.
+/// A tmpfs without a `mode` takes the mode of what it covers, if that was there before, as runc's does.
 fn tmpfs_mode(
     kind: &CStr,
     options: &Options,

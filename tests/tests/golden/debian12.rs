@@ -1,39 +1,31 @@
-//! The view from inside: davit against runc on the same bundle, line by line. Each difference that is
-//! meant is in [`DIFFERENCES`] with its reason; any other fails.
+//! The view from inside, against the runc of Debian 12.
 
-use std::collections::BTreeSet;
 use std::path::Path;
 use std::process::Command;
 
 use davit_tests::{Bundle, Container, RUNC, View, World, skip, wait_until};
 use serde_json::json;
 
-/// A difference that is meant.
-struct Difference {
-    /// The section of the probe.
-    section: &'static str,
-    /// What a line that only davit prints contains; `None`: davit lacks a line that runc prints.
-    davit: Option<&'static str>,
-    /// What a line that only runc prints contains; `None`: runc lacks it.
-    runc: Option<&'static str>,
-    #[allow(dead_code)]
-    reason: &'static str,
-}
+use crate::difference::{self, Difference};
+use crate::observe::{hide_names, probe, sections};
 
 const DIFFERENCES: &[Difference] = &[
     Difference {
+        cases: &["*"],
         section: "mountinfo",
         davit: Some("/sys/fs/cgroup ro,nosuid,nodev,noexec,relatime tags: tmpfs tmpfs rw,mode=755"),
         runc: Some("/sys/fs/cgroup rw,nosuid,nodev,noexec,relatime tags: tmpfs tmpfs rw,mode=755"),
         reason: "the mount of type cgroup asks for ro; runc 1.1 loses it for the tmpfs that holds the v1 hierarchies",
     },
     Difference {
+        cases: &["*"],
         section: "directories",
         davit: Some("/sys/fs/cgroup 755 0 0"),
         runc: Some("/sys/fs/cgroup 555 0 0"),
         reason: "that tmpfs is made with mode=755, which runc 1.1 then changes to the mode below it",
     },
     Difference {
+        cases: &["*"],
         section: "mountinfo",
         davit: Some("/null /proc/"),
         runc: Some("/null /proc/"),
@@ -41,24 +33,28 @@ const DIFFERENCES: &[Difference] = &[
                  image could replace (CVE-2025-31133)",
     },
     Difference {
+        cases: &["*"],
         section: "devices",
-        davit: Some("/dev/mqueue directory 0:0 1777 65534 65534"),
-        runc: Some("/dev/mqueue directory 0:0 1777 0 65534"),
+        davit: Some("directory 0:0 1777 65534 65534 /dev/mqueue"),
+        runc: Some("directory 0:0 1777 0 65534 /dev/mqueue"),
         reason: "one clone3 makes all namespaces, before ids are mapped; the mode lets all in either way",
     },
     Difference {
+        cases: &["*"],
         section: "directories",
         davit: Some("/dev/mqueue 1777 65534 65534"),
         runc: Some("/dev/mqueue 1777 0 65534"),
         reason: "as above",
     },
     Difference {
+        cases: &["*"],
         section: "process",
         davit: Some("oom_score_adj 100"),
         runc: Some("oom_score_adj 0"),
         reason: "exec gives its process the container's oomScoreAdj; runc 1.1 leaves the caller's",
     },
     Difference {
+        cases: &["*"],
         section: "limits",
         davit: Some("Max open files            500                  1000"),
         runc: Some("Max open files            1000                 1000"),
@@ -66,85 +62,22 @@ const DIFFERENCES: &[Difference] = &[
     },
 ];
 
-/// Prints what a program sees of its container, in sections that begin with `## `.
-const PROBE: &str = include_str!("golden/probe.sh");
-
 fn enter(test: &str) -> Option<World> {
     let world = World::enter_with_runc(test)?;
     if world.is_runc() { skip(test, "compares davit with runc") } else { Some(world) }
 }
 
-/// The probe's script, with the host's namespaces to compare with.
-fn probe() -> String {
-    let mut script = String::new();
-    for kind in ["cgroup", "ipc", "mnt", "net", "pid", "time", "user", "uts"] {
-        let name = std::fs::read_link(format!("/proc/self/ns/{kind}")).unwrap();
-        script += &format!("HOST_{kind}='{}'; ", name.display());
-    }
-    script + PROBE
-}
-
-/// glibc's posix_spawn, by which these tests start both runtimes, leaves its own signals 32 and 33 ignored;
-/// Go takes one of them for itself.
-fn without_libcs_signals(line: &str) -> String {
-    match line.strip_prefix("SigIgn:").map(|mask| u64::from_str_radix(mask.trim(), 16)) {
-        Some(Ok(mask)) => format!("SigIgn: {:x}", mask & !(3 << 31)),
-        _ => line.to_owned(),
-    }
-}
-
-/// Lines as `section: line`.
-fn sections(text: &str) -> Vec<(String, String)> {
-    assert!(text.ends_with("## end\n"), "the probe did not end: {text}");
-    let mut section = String::new();
-    let mut lines = Vec::new();
-    for line in text.lines() {
-        match line.strip_prefix("## ") {
-            Some(name) => section = name.to_owned(),
-            None => lines.push((section.clone(), without_libcs_signals(line))),
-        }
-    }
-    lines
-}
-
-fn explained(section: &str, line: &str, side: fn(&Difference) -> Option<&'static str>) -> bool {
-    DIFFERENCES.iter().any(|difference| {
-        difference.section == section && side(difference).is_some_and(|text| line.contains(text))
-    })
-}
-
 #[track_caller]
 fn compare(what: &str, davit: &str, runc: &str) {
-    let (davit, runc) = (sections(davit), sections(runc));
-    let mut problems = Vec::new();
-    let names: BTreeSet<&String> = davit.iter().chain(&runc).map(|(section, _)| section).collect();
-    for name in names {
-        let of = |all: &[(String, String)]| -> Vec<String> {
-            all.iter().filter(|(section, _)| section == name).map(|(_, line)| line.clone()).collect()
-        };
-        let (ours, theirs) = (of(&davit), of(&runc));
-        let only_ours: Vec<_> = ours
-            .iter()
-            .filter(|line| !theirs.contains(line) && !explained(name, line, |d| d.davit))
-            .collect();
-        let only_theirs: Vec<_> =
-            theirs.iter().filter(|line| !ours.contains(line) && !explained(name, line, |d| d.runc)).collect();
-        problems.extend(only_ours.iter().map(|line| format!("{name}: only davit: {line}")));
-        problems.extend(only_theirs.iter().map(|line| format!("{name}: only runc:  {line}")));
-        let common = |a: &[String], b: &[String]| {
-            a.iter().filter(|line| b.contains(line)).cloned().collect::<Vec<_>>()
-        };
-        if common(&ours, &theirs) != common(&theirs, &ours) {
-            problems.push(format!("{name}: another order: davit {ours:#?} runc {theirs:#?}"));
-        }
-    }
-    assert!(problems.is_empty(), "{what}:\n{}", problems.join("\n"));
+    let problems =
+        difference::compare(what, &sections(&hide_names(davit)), &sections(&hide_names(runc)), DIFFERENCES);
+    assert!(problems.is_empty(), "{}", problems.join("\n"));
 }
 
 /// `run` by both, with the same id and bundle.
 #[track_caller]
 fn compare_run(what: &str, world: &World, bundle: &mut Bundle, view: View) {
-    bundle.args(&["sh", "-c", &probe()]);
+    bundle.args(&["sh", "-c", &probe("", "")]);
     let mut c = world.container(bundle);
     c.view = view;
     // Detached: in the foreground runc puts pipes between the caller's stdio and the container's.
@@ -301,8 +234,7 @@ fn exec_in_the_same_container() {
     like_docker(&mut bundle);
     bundle.args(&["sleep", "1000"]);
     let c = world.container(&bundle).started();
-    // The exec'd shell looks at itself.
-    let script = probe().replace("/proc/1/", "/proc/$$/");
+    let script = probe("", "");
     let view = |c: &Container<'_>, flags: &[&str], program: &Path| {
         // Detached for the same reason as above.
         let flags = [flags, &["--detach"]].concat();
@@ -317,18 +249,9 @@ fn exec_in_the_same_container() {
         &["--cwd", "/tmp", "--env", "X=y"],
     ] {
         let (runc, davit) = (view(&c, flags, Path::new(RUNC)), view(&c, flags, world.runtime()));
-        compare(&format!("exec {flags:?}"), &without_own_pid(&davit), &without_own_pid(&runc));
+        compare(&format!("exec {flags:?}"), &davit, &runc);
     }
     c.finish();
-}
-
-/// Pids of the two probes differ.
-fn without_own_pid(text: &str) -> String {
-    let skip = ["NStgid", "NSpid", "NSpgid", "NSsid", "ppid "];
-    text.lines()
-        .filter(|line| !skip.iter().any(|s| line.starts_with(s)))
-        .map(|line| format!("{line}\n"))
-        .collect()
 }
 
 #[test]
