@@ -5,6 +5,7 @@ use std::io;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
+use std::sync::OnceLock;
 
 use nix::sys::statfs::{FsType, fstatfs};
 use nix::unistd::{Uid, fchown, getegid, geteuid};
@@ -17,7 +18,9 @@ use crate::spec::{self, list};
 /// Whether this process can't act on other processes' /proc files unless they are dumpable: proc_pid(5) gives
 /// those of an undumpable process to root.
 pub(super) fn is_ordinary_user() -> bool {
-    !geteuid().is_root()
+    static ORDINARY: OnceLock<bool> = OnceLock::new();
+    // Asked for several times by each command.
+    *ORDINARY.get_or_init(|| !geteuid().is_root())
 }
 
 /// Writes both maps of a process that was just made in a new user namespace. When the caller is an ordinary

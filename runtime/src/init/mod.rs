@@ -136,7 +136,7 @@ impl Init<'_> {
         match step {
             Step::BecomeRoot => identity::become_root(),
             Step::Session => nix::unistd::setsid().map(drop).during("start session", String::new),
-            Step::Keyring(id) => keyring::join_session(id).during("join session keyring", || id),
+            Step::Keyring { id, joiner, label } => self.keyring(id, *joiner, label.as_deref()),
             Step::UnshareCgroup => crate::sys::process::unshare(libc::CLONE_NEWCGROUP as u64)
                 .during("make cgroup namespace", String::new),
             Step::LoopbackUp => crate::sys::fs::loopback_up().during("bring up", || "lo"),
@@ -278,6 +278,16 @@ impl Init<'_> {
         let attr = self.attr_dir()?;
         selinux::set_exec_label(attr.as_fd(), label)
             .map_err(|e| Failure::other("set selinux label", "", e.to_string()))
+    }
+
+    fn keyring(&self, id: &str, joiner: keyring::Joiner, label: Option<&str>) -> Result<(), Failure> {
+        if let Some(label) = label {
+            // Execve clears it.
+            let attr = self.attr_dir()?;
+            selinux::set_key_label(attr.as_fd(), label)
+                .map_err(|e| Failure::other("set selinux label of keys", "", e.to_string()))?;
+        }
+        keyring::join_session(id, joiner).during("join session keyring", || id)
     }
 
     fn attr_dir(&self) -> Result<OwnedFd, Failure> {

@@ -9,6 +9,7 @@ use super::mounts::{normal, plan_mount};
 use super::options::{attr, propagation};
 use super::process::{late_seccomp, process_steps, program, window_size};
 use super::{Facts, IdMaps, Join, MountSource, Namespaces, Plan, Step, SwitchRoot};
+use crate::security::keyring::Joiner;
 use crate::spec::{Error, list, namespace};
 use crate::sys::mount::Reach;
 use crate::sys::process::CLONE_NEWTIME;
@@ -43,7 +44,8 @@ pub fn plan(spec: &Spec, request: &Request<'_>, facts: &Facts) -> Result<Plan, E
     }
     steps.push(Step::Session);
     if request.new_keyring {
-        steps.push(Step::Keyring(request.id.to_owned()));
+        let joiner = if user_namespace { Joiner::InitInUserNamespace } else { Joiner::Init };
+        steps.push(keyring(request.id, joiner, process));
     }
     if namespaces.unshare_cgroup {
         steps.push(Step::UnshareCgroup);
@@ -83,7 +85,7 @@ pub fn exec_plan(spec: &Spec, process: &Process, id: &str, new_keyring: bool) ->
     }
     steps.push(Step::Session);
     if new_keyring {
-        steps.push(Step::Keyring(id.to_owned()));
+        steps.push(keyring(id, Joiner::Exec, process));
     }
     if process.terminal() == Some(true) {
         steps.push(Step::Console { size: window_size(process), bind: false });
@@ -99,6 +101,11 @@ pub fn exec_plan(spec: &Spec, process: &Process, id: &str, new_keyring: bool) ->
         program: program(process)?,
         outside: super::outside::of_exec(spec, process, user_namespace)?,
     })
+}
+
+fn keyring(id: &str, joiner: Joiner, process: &Process) -> Step {
+    let label = process.selinux_label().clone().filter(|label| !label.is_empty());
+    Step::Keyring { id: id.to_owned(), joiner, label }
 }
 
 fn namespaces(spec: &Spec) -> Namespaces {

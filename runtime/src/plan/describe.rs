@@ -90,6 +90,16 @@ impl Plan {
             all.push(Description::by_runtime("map ids", object, &["write"]));
         }
         let outside = &self.outside;
+        let cpus = match (&outside.affinity.initial, &outside.affinity.last) {
+            (_, Some(_)) => "those of process.execCPUAffinity.final",
+            (Some(_), None) => "those of process.execCPUAffinity.initial",
+            (None, None) => "all of the cgroup's",
+        };
+        all.push(Description::by_runtime("set CPUs", cpus, &["sched_setaffinity"]));
+        for (name, inside) in &outside.net_devices {
+            let object = format!("{name} as {inside}");
+            all.push(Description::by_runtime("move network device", object, &["sendto", "recvfrom", "setns"]));
+        }
         if !outside.raise_limits.is_empty() {
             all.push(Description::by_runtime("raise limits", limits(&outside.raise_limits), &["prlimit64"]));
         }
@@ -144,7 +154,7 @@ fn describe(step: &Step) -> Description {
             init("become root", "of the user namespace", &["setgroups", "setresgid", "setresuid", "prctl"])
         }
         Step::Session => init("start session", "", &["setsid"]),
-        Step::Keyring(id) => init("join session keyring", format!("_ses.{id}"), &["keyctl"]),
+        Step::Keyring { id, .. } => init("join session keyring", format!("_ses.{id}"), &["keyctl"]),
         Step::UnshareCgroup => init("make cgroup namespace", "", &["unshare"]),
         Step::LoopbackUp => init("bring up", "lo", &["socket", "ioctl"]),
         Step::SlaveMounts => init("make mounts slaves", "/ and all below", &["mount"]),

@@ -17,6 +17,7 @@ use std::path::PathBuf;
 use oci_spec::runtime::{Hook, LinuxIdMapping, LinuxNamespaceType};
 
 use crate::security::capabilities::Sets;
+use crate::security::keyring::Joiner;
 use crate::sys::fs::WinSize;
 use crate::sys::mount::Reach;
 use crate::sys::process::{RLimit, Resource};
@@ -131,8 +132,15 @@ pub enum Step {
     BecomeRoot,
     /// Start a session; every container process leads its own.
     Session,
-    /// Join a new session keyring named `_ses.<id>`.
-    Keyring(String),
+    /// Join the session keyring named `_ses.<id>`.
+    Keyring {
+        /// Container id.
+        id: String,
+        /// Who joins, which decides the permissions.
+        joiner: Joiner,
+        /// SELinux label of the keyring and of what is made in it until execve.
+        label: Option<String>,
+    },
     /// Make the cgroup namespace (see [`Namespaces::unshare_cgroup`]).
     UnshareCgroup,
     /// Bring `lo` up in a new network namespace.

@@ -27,14 +27,6 @@ pub enum Joiner {
     Exec,
 }
 
-/// Joins the session keyring `_ses.<id>` as a container's first process.
-///
-/// # Errors
-/// As [`join_session_as`].
-pub fn join_session(id: &str) -> io::Result<()> {
-    join_session_as(id, Joiner::Init)
-}
-
 /// Joins the session keyring `_ses.<id>`, creating it if there is none of that name.
 ///
 /// A kernel without keyrings (ENOSYS) is fine: nothing is inherited there.
@@ -42,7 +34,7 @@ pub fn join_session(id: &str) -> io::Result<()> {
 /// # Errors
 /// EDQUOT when the user has too many keys, EACCES or EPERM where the permissions can't be read or set,
 /// EINVAL for an id with a NUL.
-pub fn join_session_as(id: &str, joiner: Joiner) -> io::Result<()> {
+pub fn join_session(id: &str, joiner: Joiner) -> io::Result<()> {
     let name = CString::new(format!("_ses.{id}"))?;
     match prctl::join_session_keyring(&name) {
         Err(error) if error.raw_os_error() == Some(libc::ENOSYS) => return Ok(()),
@@ -79,11 +71,11 @@ mod tests {
         // Session keyrings belong to threads.
         let described = std::thread::spawn(|| {
             let id = format!("davit-test-{}", std::process::id());
-            join_session(&id).unwrap();
+            join_session(&id, Joiner::Init).unwrap();
             let first = prctl::keyctl_describe(SESSION);
-            join_session_as(&id, Joiner::InitInUserNamespace).unwrap();
+            join_session(&id, Joiner::InitInUserNamespace).unwrap();
             let second = prctl::keyctl_describe(SESSION);
-            join_session_as(&id, Joiner::Exec).unwrap();
+            join_session(&id, Joiner::Exec).unwrap();
             (id, first, second, prctl::keyctl_describe(SESSION))
         });
         let (id, first, second, third) = described.join().unwrap();
