@@ -3,6 +3,7 @@
 use std::fs;
 use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
+use std::process::Command;
 
 use serde_json::{Value, json};
 
@@ -30,7 +31,10 @@ impl Bundle {
             fs::create_dir_all(rootfs.join(name)).expect("rootfs");
         }
         fs::set_permissions(rootfs.join("tmp"), fs::Permissions::from_mode(0o1777)).expect("chmod");
-        fs::copy(BUSYBOX, rootfs.join("bin/busybox")).expect("busybox");
+        // By another process: a descriptor of ours that is open for writing could be inherited by a call that
+        // another test starts just then, and execve(2) would say ETXTBSY.
+        let copied = Command::new("cp").arg(BUSYBOX).arg(rootfs.join("bin/busybox")).status().expect("cp");
+        assert!(copied.success(), "busybox");
         for applet in APPLETS {
             symlink("busybox", rootfs.join("bin").join(applet)).expect("applet");
         }
@@ -128,11 +132,7 @@ impl Bundle {
             fs::set_permissions(dir, fs::Permissions::from_mode(0o755)).expect("chmod");
         }
         let owner = format!("{host_id}:{host_id}");
-        let status = std::process::Command::new("chown")
-            .args(["-R", &owner])
-            .arg(self.rootfs(""))
-            .status()
-            .expect("chown");
+        let status = Command::new("chown").args(["-R", &owner]).arg(self.rootfs("")).status().expect("chown");
         assert!(status.success());
         self
     }

@@ -33,6 +33,7 @@ pub(super) fn create(runtime: &Runtime, options: CreateOptions, when: StartWhen)
     let dir = Dir::of(runtime, &options.id)?;
     let Planned { spec, cgroup, plan } = planned(runtime, &options, &bundle, &dir)?;
     let preserve_fds = options.preserve_fds.saturating_add(options.activation.listen_fds);
+    super::checks::host(&spec)?;
     check_preserved(preserve_fds)?;
     let console = connect_console(&options.console, &spec)?;
     check_rootfs(&plan.rootfs)?;

@@ -64,6 +64,7 @@ fn start(container: &ExecTarget, options: &ExecOptions) -> Result<Started> {
         _ => {}
     }
     crate::spec::check_process(&options.process)?;
+    super::checks::labels(&options.process)?;
     check_user(state, options)?;
     check_preserved(options.preserve_fds)?;
     let console = super::connect_console(&options.console, options.process.terminal() == Some(true))?;

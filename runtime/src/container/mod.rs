@@ -10,6 +10,7 @@ use std::path::{Path, PathBuf};
 use oci_spec::runtime::{LinuxResources, Process};
 
 mod activation;
+mod checks;
 mod create;
 mod error;
 mod exec;

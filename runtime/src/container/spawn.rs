@@ -113,7 +113,7 @@ pub fn spawn(launch: Launch<'_>) -> Result<Spawned> {
                     receive_init(ours, &pidfd)?
                 }
             };
-            prepare(&spawned, plan, cgroup, in_cgroup).inspect_err(|_| spawned.kill())?;
+            prepare(&spawned, plan, cgroup, in_cgroup).map_err(|error| spawned.own_words(error))?;
             Ok(spawned)
         }
     }
@@ -319,6 +319,16 @@ impl Spawned {
             how = "was OOM-killed (memory limit too low?)".to_owned();
         }
         super::Error::Died { how }
+    }
+
+    /// Ends the process after an error of the runtime's. When it had failed by itself before, its own words are
+    /// the reason: the runtime's error came of it.
+    fn own_words(&self, error: super::Error) -> super::Error {
+        self.kill();
+        match self.channel.receive_from_init() {
+            Ok((Received::Message(Kind::Failed, text), _)) => super::Error::Init(Failure::decode(&text)),
+            _ => error,
+        }
     }
 
     /// Kills and reaps it: for error paths.

@@ -8,7 +8,7 @@ use oci_spec::runtime::LinuxNamespaceType;
 
 use super::{Context, Failure};
 use crate::plan::Join;
-use crate::sys::process::setns;
+use crate::sys::process::{namespace_type, setns};
 
 /// A namespace file, open.
 #[derive(Debug)]
@@ -58,5 +58,20 @@ pub fn join_namespaces(all: &[Opened]) -> Result<(), Failure> {
 
 fn enter(ns: &Opened) -> Result<(), Failure> {
     // The enum's discriminants are the CLONE_NEW* flags; the kernel checks the kind.
-    setns(ns.fd.as_fd(), ns.kind as libc::c_int).during(&format!("join {} namespace", ns.kind), || &ns.path)
+    setns(ns.fd.as_fd(), ns.kind as libc::c_int)
+        .during(&format!("join {} namespace", ns.kind), || &ns.path)
+        .map_err(|failure| explain(ns, failure))
+}
+
+/// What EINVAL means (setns(2)).
+fn explain(ns: &Opened, failure: Failure) -> Failure {
+    if failure.errno != libc::EINVAL {
+        return failure;
+    }
+    let word = match namespace_type(ns.fd.as_fd()) {
+        Err(_) => "the path is not a namespace",
+        Ok(kind) if kind == ns.kind as libc::c_int => "the runtime is in this namespace, or may not join it",
+        Ok(_) => "the path is a namespace of another type",
+    };
+    failure.with_detail(format!("linux.namespaces: {word}"))
 }

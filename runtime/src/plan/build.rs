@@ -10,7 +10,7 @@ use super::options::{attr, propagation};
 use super::process::{late_seccomp, process_steps, program, window_size};
 use super::{Facts, IdMaps, Join, MountSource, Namespaces, Plan, Step, SwitchRoot};
 use crate::security::keyring::Joiner;
-use crate::spec::{Error, list, namespace};
+use crate::spec::{Error, list, namespace, sysctl_path};
 use crate::sys::mount::Reach;
 use crate::sys::process::CLONE_NEWTIME;
 
@@ -229,9 +229,7 @@ fn isolation_steps(spec: &Spec, steps: &mut Vec<Step>) {
     let mut sysctls: Vec<_> = linux.sysctl().iter().flatten().collect();
     sysctls.sort();
     for (key, value) in sysctls {
-        // sysctl(8): with a slash in the name, dots are part of a component (interface names).
-        let path = if key.contains('/') { key.clone() } else { key.replace('.', "/") };
-        steps.push(Step::Sysctl(PathBuf::from(path), value.clone()));
+        steps.push(Step::Sysctl(PathBuf::from(sysctl_path(key)), value.clone()));
     }
     steps.extend(list(linux.readonly_paths()).iter().map(|path| Step::ReadonlyPath(path.into())));
     steps.extend(list(linux.masked_paths()).iter().map(|path| Step::MaskPath(path.into())));

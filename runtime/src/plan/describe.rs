@@ -98,7 +98,11 @@ impl Plan {
         all.push(Description::by_runtime("set CPUs", cpus, &["sched_setaffinity"]));
         for (name, inside) in &outside.net_devices {
             let object = format!("{name} as {inside}");
-            all.push(Description::by_runtime("move network device", object, &["sendto", "recvfrom", "setns"]));
+            all.push(Description::by_runtime(
+                "move network device",
+                object,
+                &["sendto", "recvfrom", "setns"],
+            ));
         }
         if !outside.raise_limits.is_empty() {
             all.push(Description::by_runtime("raise limits", limits(&outside.raise_limits), &["prlimit64"]));
@@ -354,11 +358,12 @@ mod tests {
         });
         let lines = described(config);
         assert_eq!(
-            lines[..5],
+            lines[..6],
             [
                 "Runtime | join namespace | network /n | setns",
                 "Runtime | make the process | in new user,mount | clone3",
                 "Runtime | map ids | uids 0:7:1 gids 0:8:1 | write",
+                "Runtime | set CPUs | all of the cgroup's | sched_setaffinity",
                 "Runtime | raise limits | RLIMIT_NOFILE=1:2 | prlimit64",
                 "Runtime | set oom_score_adj | 5 | write",
             ]

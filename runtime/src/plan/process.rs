@@ -2,7 +2,7 @@
 
 use std::ffi::CString;
 
-use oci_spec::runtime::{LinuxPersonalityDomain, PosixRlimitType, Process, Spec};
+use oci_spec::runtime::{LinuxPersonality, LinuxPersonalityDomain, PosixRlimitType, Process, Spec};
 
 use super::scheduling::{io_priority, memory_policy, scheduler};
 use super::{Identity, Program, Step};
@@ -17,13 +17,7 @@ pub(super) fn process_steps(spec: &Spec, process: &Process, steps: &mut Vec<Step
         steps.push(Step::Rlimits(rlimits(process)));
     }
     if let Some(personality) = spec.linux().as_ref().and_then(|linux| linux.personality().as_ref()) {
-        /// PER_LINUX32 of `linux/personality.h`.
-        const PER_LINUX32: u32 = 0x0008;
-        let domain = match personality.domain() {
-            LinuxPersonalityDomain::PerLinux => 0,
-            LinuxPersonalityDomain::PerLinux32 => PER_LINUX32,
-        };
-        steps.push(Step::Personality(domain));
+        steps.push(Step::Personality(personality_bits(personality)?));
     }
     if let Some(policy) = spec.linux().as_ref().and_then(|linux| linux.memory_policy().as_ref()) {
         steps.push(memory_policy(policy)?);
@@ -53,6 +47,36 @@ pub(super) fn process_steps(spec: &Spec, process: &Process, steps: &mut Vec<Step
         umask: user.umask().unwrap_or(0o022),
     }));
     Ok(())
+}
+
+/// Domain and flags as personality(2) takes them.
+///
+/// The spec has no flags yet, runc warns of them; crun's users have these, by the kernel's names.
+fn personality_bits(personality: &LinuxPersonality) -> Result<u32, Error> {
+    /// `linux/personality.h`.
+    const PER_LINUX32: u32 = 0x0008;
+    const FLAGS: [(&str, u32); 11] = [
+        ("UNAME26", 0x002_0000),
+        ("ADDR_NO_RANDOMIZE", 0x004_0000),
+        ("FDPIC_FUNCPTRS", 0x008_0000),
+        ("MMAP_PAGE_ZERO", 0x010_0000),
+        ("ADDR_COMPAT_LAYOUT", 0x020_0000),
+        ("READ_IMPLIES_EXEC", 0x040_0000),
+        ("ADDR_LIMIT_32BIT", 0x080_0000),
+        ("SHORT_INODE", 0x100_0000),
+        ("WHOLE_SECONDS", 0x200_0000),
+        ("STICKY_TIMEOUTS", 0x400_0000),
+        ("ADDR_LIMIT_3GB", 0x800_0000),
+    ];
+    let domain = match personality.domain() {
+        LinuxPersonalityDomain::PerLinux => 0,
+        LinuxPersonalityDomain::PerLinux32 => PER_LINUX32,
+    };
+    list(personality.flags()).iter().try_fold(domain, |bits, name| {
+        let flag = FLAGS.iter().find(|(known, _)| known == name);
+        flag.map(|(_, bit)| bits | bit)
+            .ok_or_else(|| Error::Invalid(format!("linux.personality.flags: unknown flag {name:?}")))
+    })
 }
 
 pub(super) fn late_seccomp(spec: &Spec, process: &Process, steps: &mut Vec<Step>) {

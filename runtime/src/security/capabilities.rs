@@ -96,7 +96,7 @@ pub fn apply(sets: &Sets) -> io::Result<()> {
     prctl::ambient_clear()?;
     for cap in (0..=MAX_CAP).filter(|cap| sets.ambient & (1 << cap) != 0) {
         if let Err(error) = prctl::ambient_raise(cap) {
-            log::debug!(
+            log::warn!(
                 "can't raise ambient capability {}: {}",
                 name(cap),
                 Errno::from_raw(error.raw_os_error().unwrap_or(0)).desc()

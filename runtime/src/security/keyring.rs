@@ -21,7 +21,8 @@ const SESSION: i32 = -3;
 pub enum Joiner {
     /// A container's first process: the user may search the keyring.
     Init,
-    /// The same in a new user namespace, where users differ: everybody may search it.
+    /// The same in a new user namespace, where users differ: everybody may search it. The user too, unlike in
+    /// runc: else exec, as the user who owns the keyring, does not find it and makes another of its name.
     InitInUserNamespace,
     /// A further process of a container: the permissions stay.
     Exec,
@@ -43,7 +44,7 @@ pub fn join_session(id: &str, joiner: Joiner) -> io::Result<()> {
     };
     let wanted = match joiner {
         Joiner::Init => USER_SEARCH,
-        Joiner::InitInUserNamespace => OTHER_SEARCH,
+        Joiner::InitInUserNamespace => USER_SEARCH | OTHER_SEARCH,
         Joiner::Exec => return Ok(()),
     };
     let current = permissions(&prctl::keyctl_describe(SESSION)?).ok_or(Errno::EPROTO)?;

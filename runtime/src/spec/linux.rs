@@ -52,3 +52,96 @@ pub(super) fn net_devices(spec: &Spec) -> Result<(), Error> {
     }
     Ok(())
 }
+
+/// Sysctls of the IPC namespace (config-linux.md "Sysctl"; sysctl(2) names, ipc_namespaces(7)).
+const IPC_SYSCTLS: &[&str] = &[
+    "kernel/msgmax",
+    "kernel/msgmnb",
+    "kernel/msgmni",
+    "kernel/sem",
+    "kernel/shmall",
+    "kernel/shmmax",
+    "kernel/shmmni",
+    "kernel/shm_rmid_forced",
+];
+
+/// config-linux.md "Sysctl": only what a namespace of the container holds, else the host would change.
+pub(super) fn sysctls(spec: &Spec) -> Result<(), Error> {
+    for key in spec.linux().iter().flat_map(|linux| linux.sysctl().iter().flatten()).map(|(key, _)| key) {
+        let path = sysctl_path(key);
+        if path.split('/').any(|part| matches!(part, "" | "." | "..")) || path.contains('\0') {
+            return invalid(format!("sysctl {key:?} is not a valid name"));
+        }
+        // runc: the hostname has a field of its own, which would fight with this.
+        if path == "kernel/hostname" {
+            return invalid(format!(
+                "sysctl {key:?} is not allowed as it conflicts with the OCI \"hostname\" field"
+            ));
+        }
+        let Some(owner) = sysctl_namespace(&path) else {
+            return invalid(format!("sysctl {key:?} is not in a separate kernel namespace"));
+        };
+        if namespace(spec, owner).is_none() {
+            let what = match owner {
+                LinuxNamespaceType::Uts => "a private UTS namespace",
+                LinuxNamespaceType::Ipc => "a private IPC namespace",
+                LinuxNamespaceType::Network => "a private network namespace",
+                _ => "a user namespace",
+            };
+            return invalid(format!("sysctl {key:?} is not allowed without {what}"));
+        }
+    }
+    Ok(())
+}
+
+/// The path of a sysctl below /proc/sys. As sysctl(8) reads names: the first separator, a dot or a slash, is the
+/// separator; the other stands for a literal dot, which names of network devices may have.
+#[must_use]
+pub fn sysctl_path(key: &str) -> String {
+    match key.find(['.', '/']) {
+        Some(at) if key.as_bytes().get(at) == Some(&b'.') => {
+            let swapped = key.chars().map(|c| match c {
+                '.' => '/',
+                '/' => '.',
+                other => other,
+            });
+            swapped.collect()
+        }
+        _ => key.to_owned(),
+    }
+}
+
+/// The namespace that holds a sysctl, given as [`sysctl_path`]; `None` when it is the host's.
+#[must_use]
+pub fn sysctl_namespace(path: &str) -> Option<LinuxNamespaceType> {
+    match path {
+        "kernel/domainname" => Some(LinuxNamespaceType::Uts),
+        path if IPC_SYSCTLS.contains(&path) || path.starts_with("fs/mqueue/") => {
+            Some(LinuxNamespaceType::Ipc)
+        }
+        path if path.starts_with("net/") => Some(LinuxNamespaceType::Network),
+        path if path.starts_with("user/") => Some(LinuxNamespaceType::User),
+        _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_of_sysctls() {
+        for (key, path) in [
+            ("net.ipv4.ip_forward", "net/ipv4/ip_forward"),
+            ("net/ipv4/conf/eno2.100/rp_filter", "net/ipv4/conf/eno2.100/rp_filter"),
+            ("net.ipv4.conf.eno2/100.rp_filter", "net/ipv4/conf/eno2.100/rp_filter"),
+            ("plain", "plain"),
+        ] {
+            assert_eq!(sysctl_path(key), path);
+        }
+        assert_eq!(sysctl_namespace("kernel/shmmax"), Some(LinuxNamespaceType::Ipc));
+        assert_eq!(sysctl_namespace("user/max_user_namespaces"), Some(LinuxNamespaceType::User));
+        assert_eq!(sysctl_namespace("kernel/shmmaxx"), None);
+        assert_eq!(sysctl_namespace("network"), None);
+    }
+}

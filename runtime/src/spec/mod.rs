@@ -17,6 +17,7 @@ pub use id_maps::{
     Available, add_user_namespace, check_mapped, check_mount_owners, ensure_user_namespace, host_id,
     id_range, lacks_user_namespace,
 };
+pub use linux::{sysctl_namespace, sysctl_path};
 pub use rules::{check_process, validate};
 pub use scheduling::{cpu_affinity, memory_nodes};
 

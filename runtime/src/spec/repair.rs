@@ -31,7 +31,10 @@ fn repair_process(process: &mut Value) {
             set.retain(|name| {
                 let known = serde_json::from_str::<Capability>(&name.to_string()).is_ok();
                 if !known {
-                    log::warn!("ignoring unknown capability {name}");
+                    log::warn!(
+                        "ignoring unknown or unavailable capabilities: [{}]",
+                        name.as_str().unwrap_or_default()
+                    );
                 }
                 known
             });

@@ -18,7 +18,7 @@ const RULES: &[Rule] = &[
     super::linux::time_offsets,
     super::linux::net_devices,
     super::id_maps::rule,
-    sysctls,
+    super::linux::sysctls,
     memory_policy,
     security_paths,
     hooks,
@@ -162,48 +162,6 @@ fn hostname(spec: &Spec) -> Result<(), Error> {
     Ok(())
 }
 
-/// Sysctls of the IPC namespace (config-linux.md "Sysctl"; sysctl(2) names, ipc_namespaces(7)).
-const IPC_SYSCTLS: &[&str] = &[
-    "kernel.msgmax",
-    "kernel.msgmnb",
-    "kernel.msgmni",
-    "kernel.sem",
-    "kernel.shmall",
-    "kernel.shmmax",
-    "kernel.shmmni",
-    "kernel.shm_rmid_forced",
-];
-
-/// config-linux.md "Sysctl": only what a namespace of the container holds, else the host would change.
-fn sysctls(spec: &Spec) -> Result<(), Error> {
-    let Some(sysctls) = spec.linux().as_ref().and_then(|l| l.sysctl().as_ref()) else { return Ok(()) };
-    for key in sysctls.keys() {
-        let name = key.replace('/', ".");
-        if name.split('.').any(str::is_empty) || name.contains('\0') {
-            return invalid(format!("sysctl {key:?} is not a valid name"));
-        }
-        let (owner, what) = match name.as_str() {
-            "kernel.domainname" => (LinuxNamespaceType::Uts, "a private UTS namespace"),
-            // runc: the hostname has a field of its own, which would fight with this.
-            "kernel.hostname" => {
-                return invalid(
-                    "sysctl \"kernel.hostname\" is not allowed as it conflicts with the OCI \"hostname\" field",
-                );
-            }
-            n if IPC_SYSCTLS.contains(&n) || n.starts_with("fs.mqueue.") => {
-                (LinuxNamespaceType::Ipc, "a private IPC namespace")
-            }
-            n if n.starts_with("net.") => (LinuxNamespaceType::Network, "a private network namespace"),
-            n if n.starts_with("user.") => (LinuxNamespaceType::User, "a user namespace"),
-            _ => return invalid(format!("sysctl {key:?} is not in a separate kernel namespace")),
-        };
-        if namespace(spec, owner).is_none() {
-            return invalid(format!("sysctl {key:?} is not allowed without {what}"));
-        }
-    }
-    Ok(())
-}
-
 /// config-linux.md "Memory policy".
 fn memory_policy(spec: &Spec) -> Result<(), Error> {
     let policy = spec.linux().as_ref().and_then(|linux| linux.memory_policy().as_ref());
@@ -337,6 +295,8 @@ mod tests {
         assert!(with("kernel.shmmax").unwrap_err().contains("private IPC namespace"));
         assert!(with("vm.swappiness").unwrap_err().contains("not in a separate kernel namespace"));
         assert!(with("net..x").unwrap_err().contains("not a valid name"));
+        assert!(with("net/../kernel/panic").unwrap_err().contains("not a valid name"));
+        assert!(with("kernel/hostname").unwrap_err().contains("conflicts with the OCI"));
         with("kernel.domainname").unwrap();
     }
 }

@@ -242,6 +242,18 @@ pub fn setns(fd: BorrowedFd<'_>, flags: libc::c_int) -> io::Result<()> {
     check(libc::c_long::from(unsafe { libc::setns(fd.as_raw_fd(), flags) })).map(drop)
 }
 
+/// NS_GET_NSTYPE (kernel 4.11): the CLONE_NEW* flag of a namespace file.
+///
+/// # Errors
+/// ENOTTY when the file is not a namespace.
+pub fn namespace_type(fd: BorrowedFd<'_>) -> io::Result<libc::c_int> {
+    /// `_IO(0xb7, 3)` of `linux/nsfs.h`.
+    const NS_GET_NSTYPE: u32 = 0xb703;
+    // SAFETY: the request takes no argument.
+    check(libc::c_long::from(unsafe { libc::ioctl(fd.as_raw_fd(), NS_GET_NSTYPE as _) }))
+        .map(|kind| kind as libc::c_int)
+}
+
 /// unshare(2); takes CLONE_NEWTIME, which nix's flags lack.
 ///
 /// # Errors

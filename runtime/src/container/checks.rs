@@ -1,0 +1,57 @@
+//! What a config asks of the host, checked before anything is made.
+
+use std::os::unix::fs::MetadataExt;
+use std::path::Path;
+
+use oci_spec::runtime::{LinuxNamespaceType, Process, Spec};
+
+use super::{Error, Result};
+use crate::security::selinux;
+use crate::spec::{namespace, sysctl_namespace, sysctl_path};
+
+/// All checks of `create`.
+pub(super) fn host(spec: &Spec) -> Result<()> {
+    spec.process().as_ref().map_or(Ok(()), labels)?;
+    sysctls(spec)
+}
+
+/// The labels of a process: without SELinux the kernel would take one for AppArmor's, or say EINVAL.
+pub(super) fn labels(process: &Process) -> Result<()> {
+    let label = process.selinux_label().as_deref().unwrap_or_default();
+    selinux::ensure_enabled(label).map_err(|error| crate::spec::Error::Invalid(error.to_string()).into())
+}
+
+/// Sysctls go to namespaces of the container. One that is joined by path may be the host's (runc's rule for the
+/// network, here for each kind).
+fn sysctls(spec: &Spec) -> Result<()> {
+    for key in spec.linux().iter().flat_map(|linux| linux.sysctl().iter().flatten()).map(|(key, _)| key) {
+        let Some(kind) = sysctl_namespace(&sysctl_path(key)) else { continue };
+        let path = namespace(spec, kind).and_then(|ns| ns.path().as_deref());
+        if let Some(path) = path.filter(|path| !path.as_os_str().is_empty()) {
+            let (file, word) = names(kind);
+            if is_own(file, path)? {
+                let word = format!("sysctl {key:?} not allowed in host {word} namespace");
+                return Err(crate::spec::Error::Invalid(word).into());
+            }
+        }
+    }
+    Ok(())
+}
+
+/// The file below /proc/PID/ns, and the word of the config.
+fn names(kind: LinuxNamespaceType) -> (&'static str, &'static str) {
+    match kind {
+        LinuxNamespaceType::Network => ("net", "network"),
+        LinuxNamespaceType::Ipc => ("ipc", "ipc"),
+        LinuxNamespaceType::Uts => ("uts", "uts"),
+        _ => ("user", "user"),
+    }
+}
+
+fn is_own(file: &str, path: &Path) -> Result<bool> {
+    let stat = |path: &Path| {
+        let stat = std::fs::metadata(path).map_err(|e| Error::io("stat", path, e))?;
+        Ok::<_, Error>((stat.dev(), stat.ino()))
+    };
+    Ok(stat(&Path::new("/proc/self/ns").join(file))? == stat(path)?)
+}
