@@ -125,7 +125,7 @@ fn what_the_kernel_refuses_is_named() {
     let scratch = Scratch::created();
     let dir = |controller: &str| scratch.dir(controller).display().to_string();
     let cases = [
-        (r#"{"cpu":{"cpus":"7777"}}"#, format!("write 7777 to cpuset.cpus of {}: Math result not representable", dir("cpuset"))),
+        (r#"{"cpu":{"cpus":"7777"}}"#, format!("write 7777 to cpuset.cpus of {}: math result not representable", dir("cpuset"))),
         (r#"{"cpu":{"quota":1}}"#, format!("write 1 to cpu.cfs_quota_us of {}: invalid argument", dir("cpu"))),
         (
             r#"{"cpu":{"shares":1}}"#,
