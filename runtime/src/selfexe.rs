@@ -8,11 +8,13 @@
 
 use std::ffi::{CStr, CString};
 use std::io;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
+use std::path::{Path, PathBuf};
 
+use nix::errno::Errno;
 use nix::fcntl::{FcntlArg, OFlag, SealFlag, fcntl, open};
-use nix::sys::stat::Mode;
+use nix::sys::stat::{Mode, fchmod, fstat};
 use nix::sys::statvfs::{FsFlags, fstatvfs};
 
 use crate::sys::mount::{MountAttr, Reach, clone_tree, mount_setattr};
@@ -46,7 +48,8 @@ pub fn reexec() -> io::Result<()> {
 /// A descriptor to execute this program by, through which its file can't be written.
 ///
 /// A read-only clone of the binary's mount (kernel 5.12); a sealed copy in memory where the kernel has
-/// no mount_setattr(2) (ENOSYS), or the caller may not mount (EPERM) or not this mount (EINVAL).
+/// no mount_setattr(2) (ENOSYS), or the caller may not mount (EPERM) or not this mount (EINVAL); a copy in a
+/// file without a name where the host forbids to execute memory (vm.memfd_noexec=2, kernel 6.3).
 ///
 /// # Errors
 /// Those of memfd_create(2) and of reading the binary.
@@ -77,18 +80,64 @@ fn is_protected() -> io::Result<bool> {
         return Ok(true);
     }
     let seals = fcntl(&exe, FcntlArg::F_GET_SEALS).unwrap_or(0);
-    Ok(SealFlag::from_bits_truncate(seals).contains(SealFlag::F_SEAL_WRITE))
+    if SealFlag::from_bits_truncate(seals).contains(SealFlag::F_SEAL_WRITE) {
+        return Ok(true);
+    }
+    let stat = fstat(&exe)?;
+    Ok(stat.st_nlink == 0 && stat.st_mode & 0o7777 == COPY_MODE.bits())
 }
 
 fn sealed_copy() -> io::Result<OwnedFd> {
     use nix::sys::memfd::{MFdFlags, memfd_create};
+    /// MFD_EXEC (kernel 6.3).
+    const EXEC: MFdFlags = MFdFlags::from_bits_retain(0x10);
     let flags = MFdFlags::MFD_CLOEXEC | MFdFlags::MFD_ALLOW_SEALING;
-    let mut copy = std::fs::File::from(memfd_create(c"davit", flags)?);
+    let copy = match memfd_create(c"davit", flags | EXEC) {
+        // Before kernel 6.3 every memfd can be executed.
+        Err(Errno::EINVAL) => memfd_create(c"davit", flags)?,
+        // vm.memfd_noexec is 2: none can.
+        Err(Errno::EACCES) => return unnamed_copy(),
+        other => other?,
+    };
+    let mut copy = std::fs::File::from(copy);
     io::copy(&mut std::fs::File::open(SELF)?, &mut copy)?;
     let seals =
         SealFlag::F_SEAL_SEAL | SealFlag::F_SEAL_SHRINK | SealFlag::F_SEAL_GROW | SealFlag::F_SEAL_WRITE;
     fcntl(&copy, FcntlArg::F_ADD_SEALS(seals))?;
     Ok(copy.into())
+}
+
+/// Mode of [`unnamed_copy`], by which it is told from an unsealed memfd.
+const COPY_MODE: Mode = Mode::S_IRUSR.union(Mode::S_IXUSR);
+
+/// A copy in a file without a name: who writes to it harms no later run.
+fn unnamed_copy() -> io::Result<OwnedFd> {
+    let given = std::env::var_os("XDG_RUNTIME_DIR").map(PathBuf::from).filter(|dir| dir.is_absolute());
+    let places = given.into_iter().chain([PathBuf::from("/tmp"), PathBuf::from("/var/tmp")]);
+    let mut last = io::Error::from_raw_os_error(libc::EACCES);
+    for dir in places {
+        match unnamed_copy_in(&dir) {
+            Err(e) => last = e,
+            copy => return copy,
+        }
+    }
+    Err(io::Error::other(format!(
+        "vm.memfd_noexec is 2, and no file can be executed in $XDG_RUNTIME_DIR, /tmp or /var/tmp: {last}"
+    )))
+}
+
+fn unnamed_copy_in(dir: &Path) -> io::Result<OwnedFd> {
+    let flags = OFlag::O_TMPFILE | OFlag::O_RDWR | OFlag::O_CLOEXEC;
+    let mut copy = std::fs::File::from(open(dir, flags, COPY_MODE)?);
+    if fstatvfs(&copy)?.flags().contains(FsFlags::ST_NOEXEC) {
+        return Err(io::Error::from_raw_os_error(libc::EACCES));
+    }
+    io::copy(&mut std::fs::File::open(SELF)?, &mut copy)?;
+    // Whatever the umask is.
+    fchmod(&copy, COPY_MODE)?;
+    // A file that is open for writing can't be executed (ETXTBSY).
+    let again = format!("/proc/self/fd/{}", copy.as_raw_fd());
+    Ok(open(again.as_str(), OFlag::O_RDONLY | OFlag::O_CLOEXEC, Mode::empty())?)
 }
 
 #[cfg(test)]
@@ -104,7 +153,6 @@ mod tests {
             );
             return;
         }
-        use std::os::fd::AsRawFd;
         let clone = protected().unwrap();
         assert!(fstatvfs(&clone).unwrap().flags().contains(FsFlags::ST_RDONLY));
         for (fd, refusals) in

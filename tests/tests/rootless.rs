@@ -458,3 +458,80 @@ fn a_cgroup_that_is_not_the_users() {
     }
     assert!(!subtree.dir.join("sub").exists());
 }
+
+#[test]
+fn the_binary_is_out_of_the_containers_reach() {
+    let name = "the_binary_is_out_of_the_containers_reach";
+    let Some(world) = World::enter_as_user(name, Ranges::None) else { return };
+    if world.is_runc() {
+        return;
+    }
+    // What is at stake: the user can write the file that is executed.
+    std::os::unix::fs::chown(world.runtime(), Some(UID), Some(UID)).unwrap();
+    let before = fs::read(world.runtime()).unwrap();
+    let installed = fs::metadata(world.runtime()).unwrap().ino();
+    let mut bundle = rootless(&world);
+    bundle.args(&["sleep", "1000"]);
+    let dir = bundle.dir().to_str().unwrap().to_owned();
+    let sysctl = "/proc/sys/vm/memfd_noexec";
+    // 0: as by default; 1: memory to execute must be asked for; 2: none can be executed, a file must do.
+    for noexec in 0..=2 {
+        if noexec > 0 && !std::path::Path::new(sysctl).exists() {
+            continue;
+        }
+        let c = world.container(&bundle);
+        // The setting is the pid namespace's. While the container is created its process is still the runtime, and
+        // what happens to its file would happen to the next run (CVE-2019-5736).
+        let script = format!(
+            "mkdir -p {0}/run && mount -t tmpfs -o mode=777 run {0}/run; \
+             if [ {noexec} != 0 ]; then echo {noexec} > {sysctl}; fi; \"$@\" || exit 1; \
+             pid=$(cat {0}/pid); stat -L -c '%i %h' /proc/$pid/exe; (: >> /proc/$pid/exe) 2>&1; true",
+            world.root().display()
+        );
+        let wrapper = ["unshare", "--pid", "--fork", "--mount-proc", "sh", "-c", &script, "sh"];
+        let pid_file = world.root().join("pid");
+        let flags = ["--bundle", &dir, "--pid-file", pid_file.to_str().unwrap()];
+        let create = c.call("create", &flags, &[]).wrapper(&wrapper);
+        let create = create.env("XDG_RUNTIME_DIR", world.root().join("run").to_str().unwrap()).run().ok();
+        let (inode, rest) = create.stdout.split_once(' ').unwrap();
+        assert_ne!(inode.parse::<u64>().unwrap(), installed, "memfd_noexec={noexec}");
+        let (links, refusal) = rest.split_once('\n').unwrap();
+        assert_eq!(links, "0", "a copy that has no name: memfd_noexec={noexec}");
+        assert!(refusal.contains("Text file busy"), "memfd_noexec={noexec}: {refusal}");
+        c.finish();
+    }
+    assert_eq!(fs::read(world.runtime()).unwrap(), before);
+}
+
+#[test]
+fn the_config_of_spec_rootless_runs() {
+    let Some(world) = World::enter_as_user("the_config_of_spec_rootless_runs", Ranges::None) else { return };
+    for view in [View::Host, View::PureV2] {
+        let mut bundle = world.bundle();
+        let spec = |program: &std::path::Path| {
+            let file = bundle.dir().join("config.json");
+            let _ = fs::remove_file(&file);
+            world.call(&["spec", "--rootless"]).with(program).view(view).dir(bundle.dir()).run().ok();
+            serde_json::from_slice::<serde_json::Value>(&fs::read(file).unwrap()).unwrap()
+        };
+        let config = spec(world.runtime());
+        let runc = std::path::Path::new(davit_tests::RUNC);
+        if runc.exists() {
+            let mut expected = spec(runc);
+            // Newer specification; no ambient capabilities since runc 1.2.
+            expected["ociVersion"] = config["ociVersion"].clone();
+            expected["process"]["capabilities"].as_object_mut().unwrap().remove("ambient");
+            let mut config = config.clone();
+            config["process"]["capabilities"].as_object_mut().unwrap().remove("ambient");
+            assert_eq!(config, expected, "{view:?}");
+        }
+        bundle.config = config;
+        bundle.script("id -u; cat /proc/self/uid_map").set("/process/terminal", json!(false));
+        let mut c = world.container(&bundle);
+        c.view = view;
+        let out = c.run(&[]).ok().stdout;
+        let words: Vec<&str> = out.split_ascii_whitespace().collect();
+        assert_eq!(words, ["0", "0", &UID.to_string(), "1"], "{view:?}");
+        c.assert_nothing_left();
+    }
+}
