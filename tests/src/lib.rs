@@ -128,6 +128,13 @@ impl World {
         self.runtime.file_name().is_some_and(|name| name == "runc")
     }
 
+    /// Whether the tests run against runc 1.1, which lacks much of what runc 1.2 brought.
+    #[must_use]
+    pub fn is_old_runc(&self) -> bool {
+        let version = std::process::Command::new(&self.runtime).arg("--version").output();
+        version.is_ok_and(|output| String::from_utf8_lossy(&output.stdout).starts_with("runc version 1.1."))
+    }
+
     /// The state directory, `--root`.
     #[must_use]
     pub fn root(&self) -> PathBuf {

@@ -82,7 +82,10 @@ pub(super) fn planned(
         CgroupManager::Disabled => Cgroup::none(&layout),
         _ => Cgroup::resolve(&layout, &options.id, cgroups_path, denied)?,
     };
-    let facts = Facts { cgroup_v1: cgroup_views(runtime, &layout, &cgroup) };
+    let facts = Facts {
+        cgroup_v1: cgroup_views(runtime, &layout, &cgroup),
+        cgroup_v2: cgroup.paths().into_values().next().filter(|_| layout.mode() == CgroupMode::V2),
+    };
     let request = Request {
         id: &options.id,
         bundle,

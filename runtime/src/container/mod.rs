@@ -18,6 +18,7 @@ mod explain;
 mod idmap;
 mod lifecycle;
 mod monitor;
+mod mounts;
 mod netdevices;
 mod outside;
 mod rootless;

@@ -64,6 +64,7 @@ pub fn spawn(launch: Launch<'_>) -> Result<Spawned> {
     let (plan, cgroup) = (launch.plan, launch.cgroup);
     let entry = entry(&launch);
     let namespaces = open_namespaces(&plan.namespaces.join)?;
+    let prepared = super::mounts::prepare(plan)?;
     if let Some((pidfd, flags)) = launch.enter {
         // Acts on children only, so the next clone is in the container's pid namespace at once.
         if flags & libc::CLONE_NEWPID != 0 && entry == Entry::Direct {
@@ -90,6 +91,7 @@ pub fn spawn(launch: Launch<'_>) -> Result<Spawned> {
                 console: launch.console,
                 hook_state: launch.hook_state,
                 preserve_fds: launch.preserve_fds,
+                prepared,
                 hide: is_ordinary_user() && plan.id_maps.is_some(),
             };
             let joined = match launch.enter {
@@ -103,7 +105,7 @@ pub fn spawn(launch: Launch<'_>) -> Result<Spawned> {
             }
         }
         Fork::Parent { pid, pidfd } => {
-            drop((theirs, launch.gate, launch.console));
+            drop((theirs, launch.gate, launch.console, prepared));
             let spawned = match entry {
                 Entry::Direct => Spawned { pid, pidfd, channel: ours },
                 Entry::Staged => {

@@ -11,6 +11,7 @@ mod identity;
 mod join;
 mod program;
 
+use std::collections::BTreeMap;
 use std::ffi::CString;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
@@ -25,7 +26,7 @@ pub use identity::limit_name;
 pub use join::{join_namespaces, open_namespaces};
 
 use crate::path::ProcFs;
-use crate::plan::{Identity, Plan, Step};
+use crate::plan::{Identity, Mount, Plan, Step};
 use crate::rootfs::{self, Console, Rootfs};
 use crate::seccomp::Filter;
 use crate::security::{apparmor, keyring, selinux};
@@ -44,6 +45,9 @@ pub enum Gate {
     Open,
 }
 
+/// What the runtime opened for mounts of a plan, by their number in it.
+pub type PreparedMounts = BTreeMap<usize, rootfs::Prepared>;
+
 /// What init needs besides the plan.
 #[derive(Debug)]
 pub struct InitContext<'a> {
@@ -61,6 +65,8 @@ pub struct InitContext<'a> {
     pub hook_state: HookState,
     /// How many descriptors after stdio the program keeps.
     pub preserve_fds: u32,
+    /// What the runtime opened for the plan's mounts, by their number in it.
+    pub prepared: PreparedMounts,
     /// Whether it is dumpable until the runtime has written its id maps, because the runtime is an ordinary
     /// user's and its files in /proc would be root's else.
     pub hide: bool,
@@ -69,6 +75,8 @@ pub struct InitContext<'a> {
 struct Init<'a> {
     context: InitContext<'a>,
     rootfs: Option<Rootfs>,
+    /// How many mounts were made.
+    mounted: usize,
     program: Option<CString>,
     env: Vec<CString>,
     filter: Option<Filter>,
@@ -88,6 +96,7 @@ pub fn run(context: InitContext<'_>) -> ! {
         env: context.plan.program.env.clone(),
         context,
         rootfs: None,
+        mounted: 0,
         program: None,
         filter: None,
         started: None,
@@ -142,7 +151,7 @@ impl Init<'_> {
             Step::LoopbackUp => crate::sys::fs::loopback_up().during("bring up", || "lo"),
             Step::SlaveMounts => rootfs::slave_mounts(),
             Step::OpenRoot => self.open_root(),
-            Step::Mount(mount) => rootfs::mount(self.rootfs()?, mount),
+            Step::Mount(mount) => self.mount(mount),
             Step::Device(device) => self.rootfs_mut()?.make_device(device),
             Step::Symlink { path, target, only_if_target } => {
                 self.rootfs_mut()?.make_symlink(path, target, *only_if_target)
@@ -235,6 +244,12 @@ impl Init<'_> {
         // Modes of nodes and directories are exact from here on; Identity sets the program's umask.
         self.caller_umask = nix::sys::stat::umask(nix::sys::stat::Mode::empty());
         Ok(())
+    }
+
+    fn mount(&mut self, mount: &Mount) -> Result<(), Failure> {
+        let prepared = self.context.prepared.remove(&self.mounted);
+        self.mounted += 1;
+        rootfs::mount(self.rootfs()?.root(), mount, prepared)
     }
 
     fn console(&mut self, size: Option<crate::sys::fs::WinSize>, bind: bool) -> Result<(), Failure> {

@@ -10,4 +10,4 @@ mod proc;
 mod root;
 
 pub use proc::ProcFs;
-pub use root::{Create, RootDir};
+pub use root::{Create, Found, RootDir};

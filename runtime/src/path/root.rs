@@ -18,6 +18,15 @@ pub enum Create {
     File,
 }
 
+/// Whether something was at a path.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Found {
+    /// It was.
+    There,
+    /// It was made.
+    Made,
+}
+
 /// The root directory of a container. Every path given to it is resolved inside it.
 #[derive(Debug)]
 pub struct RootDir {
@@ -58,19 +67,26 @@ impl RootDir {
         self.ensure_through(path, what, MAX_DANGLING)
     }
 
-    fn ensure_through(&self, path: &Path, what: Create, links: usize) -> io::Result<OwnedFd> {
-        match self.open(path, OFlag::O_PATH) {
-            Err(e) if e.raw_os_error() == Some(libc::ENOENT) => self.make_through(path, what, links),
-            other => other,
-        }
-    }
-
-    /// The second half of [`RootDir::ensure`], for who has found that the path is missing.
+    /// As [`RootDir::ensure`]; tells whether it was there.
     ///
     /// # Errors
     /// As [`RootDir::ensure`].
-    pub fn make(&self, path: &Path, what: Create) -> io::Result<OwnedFd> {
-        self.make_through(path, what, MAX_DANGLING)
+    pub fn find_or_make(&self, path: &Path, what: Create) -> io::Result<(OwnedFd, Found)> {
+        match self.open(path, OFlag::O_PATH) {
+            Ok(there) => Ok((there, Found::There)),
+            Err(e) if e.raw_os_error() == Some(libc::ENOENT) => {
+                Ok((self.make_through(path, what, MAX_DANGLING)?, Found::Made))
+            }
+            Err(e) => Err(e),
+        }
+    }
+
+    fn ensure_through(&self, path: &Path, what: Create, links: usize) -> io::Result<OwnedFd> {
+        match self.open(path, OFlag::O_PATH) {
+            Err(e) if e.raw_os_error() == Some(libc::ENOENT) => {}
+            other => return other,
+        }
+        self.make_through(path, what, links)
     }
 
     fn make_through(&self, path: &Path, what: Create, links: usize) -> io::Result<OwnedFd> {

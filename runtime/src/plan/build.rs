@@ -6,7 +6,7 @@ use oci_spec::runtime::{LinuxNamespaceType, Process, Spec};
 
 use super::devices::device_steps;
 use super::mounts::{normal, plan_mount};
-use super::options::{attr, propagation};
+use super::options::propagation;
 use super::process::{late_seccomp, process_steps, program, window_size};
 use super::{Facts, IdMaps, Join, MountSource, Namespaces, Plan, Step, SwitchRoot};
 use crate::security::keyring::Joiner;
@@ -159,13 +159,13 @@ fn rootfs_steps(
     for mount in list(spec.mounts()) {
         let mut planned = plan_mount(spec, mount, request.bundle, facts)?;
         let is_dev = normal(&planned.destination) == Path::new("dev");
-        let is_bind = matches!(planned.source, MountSource::Bind { .. });
+        let is_bind = matches!(planned.source, MountSource::Bind { .. } | MountSource::RemountBind);
         dev_is_bound |= is_dev && is_bind;
         let is_tmpfs =
             matches!(&planned.source, MountSource::Filesystem { kind, .. } if kind.as_c_str() == c"tmpfs");
         // /dev gets its nodes and a tmpfs its mount points before they may turn read-only.
-        if !is_bind && (is_dev || is_tmpfs) && planned.options.attrs.set & attr::RDONLY != 0 {
-            planned.options.attrs.set &= !attr::RDONLY;
+        if !is_bind && (is_dev || is_tmpfs) && planned.options.readonly() {
+            planned.options = planned.options.writable();
             late_readonly.push(planned.destination.clone());
         }
         steps.push(Step::Mount(planned));
@@ -348,6 +348,6 @@ mod tests {
         assert!(broken(serde_json::json!({"destination": "/", "type": "tmpfs"})).contains("mounting over /"));
         assert!(broken(serde_json::json!({"destination": "/x"})).contains("type is required"));
         let data = serde_json::json!({"destination": "/x", "source": "/y", "options": ["bind", "size=1"]});
-        assert!(broken(data).contains("cannot have filesystem options: size"));
+        assert!(broken(data).contains("cannot have any filesystem-specific options applied: size"));
     }
 }

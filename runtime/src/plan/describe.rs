@@ -7,7 +7,6 @@ use std::path::Path;
 
 use serde::Serialize;
 
-use super::options::ATTRIBUTES;
 use super::{Device, Entry, Identity, Mount, MountSource, Options, Plan, Step, SwitchRoot};
 use crate::sys::mount::Reach;
 
@@ -234,7 +233,7 @@ fn describe_mount(mount: &Mount) -> Description {
         MountSource::Bind { path, reach } => {
             let word = if *reach == Reach::Tree { "rbind" } else { "bind" };
             let mut calls = vec!["open_tree"];
-            if !options.bind_attrs().is_empty() {
+            if options.bind_attrs().is_some() || mount.idmap.is_some() {
                 calls.push("mount_setattr");
             }
             (format!("{} on {to}{}", path.display(), with(word)), calls)
@@ -247,6 +246,17 @@ fn describe_mount(mount: &Mount) -> Description {
             let object = format!("cgroup v1 ({}) on {to}{}", names.join(" "), with(""));
             (object, vec!["fsopen", "fsconfig", "fsmount", "open_tree", "mount_setattr"])
         }
+        MountSource::CgroupV2 { .. } => {
+            (format!("cgroup2 on {to}{}", with("")), vec!["fsopen", "fsconfig", "fsmount"])
+        }
+        MountSource::RemountBind => {
+            let object = format!("{to} again{}", with("bind"));
+            return Description::by_init("mount", object, &["mount_setattr"]);
+        }
+        MountSource::RemountFilesystem => {
+            let calls = ["fspick", "fsconfig", "mount_setattr"];
+            return Description::by_init("mount", format!("{to} again{}", with("")), &calls);
+        }
     };
     let set_later = !options.tree_attrs.is_empty() || !options.propagation.is_empty();
     if set_later && !calls.contains(&"mount_setattr") {
@@ -258,16 +268,21 @@ fn describe_mount(mount: &Mount) -> Description {
 
 /// The options back in words: attributes, propagation, then what the filesystem takes.
 fn option_words(options: &Options) -> Vec<String> {
-    let set = |bits: u64, prefix: &str| {
-        let named = ATTRIBUTES.iter().filter(move |(_, set, _)| *set != 0 && bits & set == *set);
-        named.map(|(name, ..)| format!("{prefix}{name}")).collect::<Vec<_>>()
-    };
-    let mut words = set(options.attrs.set, "");
-    words.extend(set(options.tree_attrs.set, "r"));
+    let mut words: Vec<_> = options.flag_words();
     words.extend(options.propagation.iter().map(|(flag, reach)| propagation_word(*flag, *reach)));
-    if options.copy_up {
-        words.push("tmpcopyup".into());
-    }
+    let idmap = options.idmap.as_ref().map(|option| match option.reach {
+        Reach::One => "idmap",
+        Reach::Tree => "ridmap",
+    });
+    let links = options.links;
+    let special = [
+        options.copy_up.then_some("tmpcopyup"),
+        idmap,
+        links.copy.then_some("copy-symlink"),
+        links.source_nofollow.then_some("src-nofollow"),
+        links.destination_nofollow.then_some("dest-nofollow"),
+    ];
+    words.extend(special.into_iter().flatten().map(str::to_owned));
     words.extend(options.data.iter().map(|(key, value)| match value {
         Some(value) => format!("{}={}", key.to_string_lossy(), value.to_string_lossy()),
         None => key.to_string_lossy().into_owned(),
@@ -341,7 +356,7 @@ mod tests {
         let options = Options::parse(&words).unwrap();
         assert_eq!(
             option_words(&options),
-            ["nosuid", "noatime", "rro", "rslave", "tmpcopyup", "size=1k", "sync"]
+            ["nosuid", "noatime", "sync", "rro", "rslave", "tmpcopyup", "size=1k"]
         );
     }
 

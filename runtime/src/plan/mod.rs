@@ -25,7 +25,7 @@ use crate::sys::sched::SchedAttr;
 
 pub use build::{Request, exec_plan, plan};
 pub use describe::{By, Description};
-pub use options::{Attrs, OptionError, Options, attr, known as known_mount_options, propagation};
+pub use options::{Attrs, Links, OptionError, Options, attr, known as known_mount_options, propagation};
 pub use outside::{Affinity, Outside};
 
 /// Facts about the host that a plan depends on; the caller finds them out.
@@ -33,6 +33,8 @@ pub use outside::{Affinity, Outside};
 pub struct Facts {
     /// What a `cgroup` mount shows: empty for cgroup v2 only, else one entry for each v1 hierarchy.
     pub cgroup_v1: Vec<CgroupView>,
+    /// The container's cgroup v2 directory on the host.
+    pub cgroup_v2: Option<PathBuf>,
 }
 
 /// One cgroup v1 hierarchy as a container sees it.
@@ -117,7 +119,7 @@ pub struct Join {
 }
 
 /// Mappings of a user namespace.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct IdMaps {
     /// For /proc/PID/uid_map.
     pub uids: Vec<LinuxIdMapping>,
@@ -252,6 +254,28 @@ pub struct Mount {
     pub source: MountSource,
     /// Options.
     pub options: Options,
+    /// How its ids are mapped.
+    pub idmap: Option<MountIdMap>,
+    /// SELinux label of the filesystem.
+    pub label: Option<String>,
+}
+
+/// An id-mapped mount (mount_setattr(2), kernel 5.12).
+#[derive(Clone, Debug)]
+pub struct MountIdMap {
+    /// The mount alone or the tree.
+    pub reach: Reach,
+    /// The user namespace whose maps are used.
+    pub userns: MountUserns,
+}
+
+/// A user namespace for an id-mapped mount.
+#[derive(Clone, Debug)]
+pub enum MountUserns {
+    /// One with these maps, made for the purpose.
+    Maps(IdMaps),
+    /// The one at this host path.
+    Path(PathBuf),
 }
 
 /// What is mounted.
@@ -277,7 +301,20 @@ pub enum MountSource {
         views: Vec<CgroupView>,
         /// Whether the container has a cgroup namespace, which then shows the right root.
         namespaced: bool,
+        /// Whether it must not be writable, whatever the options say.
+        readonly: bool,
     },
+    /// The cgroup v2 hierarchy.
+    CgroupV2 {
+        /// The container's directory on the host, bound where a user namespace may not mount it.
+        host_dir: Option<PathBuf>,
+        /// Whether it must not be writable, whatever the options say.
+        readonly: bool,
+    },
+    /// `bind,remount`: the mount that is there gets other attributes.
+    RemountBind,
+    /// `remount`: the filesystem that is there gets other options, its mount other attributes.
+    RemountFilesystem,
 }
 
 /// A device node to make.

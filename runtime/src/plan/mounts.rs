@@ -2,9 +2,12 @@
 
 use std::path::{Path, PathBuf};
 
-use oci_spec::runtime::{LinuxNamespaceType, Mount as SpecMount, Spec};
+use oci_spec::runtime::{
+    LinuxIdMapping, LinuxIdMappingBuilder, LinuxNamespaceType, Mount as SpecMount, Spec,
+};
 
-use super::{Facts, Mount, MountSource, Options};
+use super::options::{IdMapOption, IdRange};
+use super::{Facts, IdMaps, Mount, MountIdMap, MountSource, MountUserns, Options};
 use crate::spec::{Error, list, namespace};
 use crate::sys::mount::Reach;
 
@@ -21,37 +24,205 @@ pub(super) fn plan_mount(
 ) -> Result<Mount, Error> {
     let destination = mount.destination().clone();
     let name = destination.display();
-    let options = Options::parse(list(mount.options()))
-        .map_err(|e| Error::Invalid(format!("mounts[]: {name}: {e}")))?;
+    let invalid = |words: String| Error::Invalid(format!("mounts[]: {name}: {words}"));
+    let options = Options::parse(list(mount.options())).map_err(|e| invalid(e.to_string()))?;
     if normal(&destination).as_os_str().is_empty() {
-        return Err(Error::Invalid(format!("mounts[]: {name}: mounting over / is not allowed")));
+        return Err(invalid("mounting over / is not allowed".into()));
     }
-    let cstring = |text: &Path| {
-        crate::sys::cstring(text)
-            .map_err(|_| Error::Invalid(format!("mounts[]: {name}: NUL byte in {text:?}")))
-    };
+    if !destination.is_absolute() {
+        // runc's words.
+        log::warn!(
+            "mount destination {name} is not absolute. Support for non-absolute mount destinations will be \
+             removed in a future release."
+        );
+    }
+    let source = source(spec, mount, &options, bundle, facts).map_err(&invalid)?;
+    let idmap = idmap(spec, mount, &options).map_err(&invalid)?;
+    if idmap.is_some() && options.remount {
+        return Err(invalid("an id-mapped mount can't be a remount".into()));
+    }
+    let label = label(spec, &source);
+    Ok(Mount { destination, source, options, idmap, label })
+}
+
+fn source(
+    spec: &Spec,
+    mount: &SpecMount,
+    options: &Options,
+    bundle: &Path,
+    facts: &Facts,
+) -> Result<MountSource, String> {
+    let cstring = |text: &Path| crate::sys::cstring(text).map_err(|_| format!("NUL byte in {text:?}"));
     let kind = mount.typ().as_deref().unwrap_or_default();
     let source = mount.source().clone().unwrap_or_default();
-    let source = if let Some(reach) = options.bind.or((kind == "bind").then_some(Reach::Tree)) {
-        if !options.data.is_empty() {
-            let words: Vec<_> = options.data.iter().map(|(key, _)| key.to_string_lossy()).collect();
-            return Err(Error::Invalid(format!(
-                "mounts[]: {name}: bind mounts cannot have filesystem options: {}",
-                words.join(",")
-            )));
+    let bind = options.bind.or((kind == "bind").then_some(Reach::Tree));
+    if bind.is_some() && !options.data.is_empty() {
+        let words: Vec<_> = options.data.iter().map(|(key, _)| key.to_string_lossy()).collect();
+        let words = words.join(",");
+        return Err(format!("bind mounts cannot have any filesystem-specific options applied: {words}"));
+    }
+    let namespaced = namespace(spec, LinuxNamespaceType::Cgroup).is_some();
+    // What is above the container's own cgroup is not its user namespace's (CVE-2023-25809).
+    let readonly = !namespaced && namespace(spec, LinuxNamespaceType::User).is_some();
+    Ok(match bind {
+        Some(_) if options.remount => MountSource::RemountBind,
+        Some(reach) => MountSource::Bind { path: bundle.join(source), reach },
+        None if kind.is_empty() => return Err("type is required unless bind or rbind is an option".into()),
+        None if options.remount => MountSource::RemountFilesystem,
+        None if kind == "cgroup" && !facts.cgroup_v1.is_empty() => {
+            MountSource::CgroupV1 { views: facts.cgroup_v1.clone(), namespaced, readonly }
         }
-        MountSource::Bind { path: bundle.join(source), reach }
-    } else if kind == "cgroup" && !facts.cgroup_v1.is_empty() {
-        let namespaced = namespace(spec, LinuxNamespaceType::Cgroup).is_some();
-        MountSource::CgroupV1 { views: facts.cgroup_v1.clone(), namespaced }
-    } else if kind == "cgroup" {
-        MountSource::Filesystem { kind: c"cgroup2".to_owned(), source: c"cgroup".to_owned() }
-    } else if kind.is_empty() {
-        return Err(Error::Invalid(format!(
-            "mounts[]: {name}: type is required unless bind or rbind is an option"
-        )));
-    } else {
-        MountSource::Filesystem { kind: cstring(Path::new(kind))?, source: cstring(&source)? }
+        None if kind == "cgroup" => MountSource::CgroupV2 { host_dir: facts.cgroup_v2.clone(), readonly },
+        None => MountSource::Filesystem { kind: cstring(Path::new(kind))?, source: cstring(&source)? },
+    })
+}
+
+/// SELinux's `context=` for a new filesystem. Kernels with SELinux do not label proc, sysfs, mqueue and the
+/// cgroup filesystems this way, and a bind has its source's labels: runc's list.
+fn label(spec: &Spec, source: &MountSource) -> Option<String> {
+    let label = spec.linux().as_ref()?.mount_label().clone().filter(|label| !label.is_empty())?;
+    match source {
+        MountSource::Filesystem { kind, .. } => {
+            let unlabelled = [c"proc", c"sysfs", c"mqueue", c"cgroup", c"cgroup2"];
+            (!unlabelled.contains(&kind.as_c_str())).then_some(label)
+        }
+        _ => None,
+    }
+}
+
+/// How the mount's ids are mapped: its own mappings, those of the option (crun), or the container's.
+fn idmap(spec: &Spec, mount: &SpecMount, options: &Options) -> Result<Option<MountIdMap>, String> {
+    let (uids, gids) = (list(mount.uid_mappings()), list(mount.gid_mappings()));
+    let asked = options.idmap.as_ref();
+    if asked.is_none() && uids.is_empty() && gids.is_empty() {
+        return Ok(None);
+    }
+    let reach = asked.map_or(Reach::One, |option| option.reach);
+    let own = match asked {
+        Some(option) if !option.uids.is_empty() => Some(option_maps(spec, option)?),
+        _ if uids.is_empty() && gids.is_empty() => None,
+        _ => Some(IdMaps { uids: uids.to_vec(), gids: gids.to_vec() }),
     };
-    Ok(Mount { destination, source, options })
+    // runc's words.
+    let missing = || "id-mapped mounts must have both uid and gid mappings specified".to_owned();
+    if own.as_ref().is_some_and(|maps| maps.uids.is_empty() || maps.gids.is_empty()) {
+        return Err(missing());
+    }
+    let userns = match own {
+        Some(maps) => MountUserns::Maps(maps),
+        None => container_userns(spec).ok_or_else(missing)?,
+    };
+    Ok(Some(MountIdMap { reach, userns }))
+}
+
+/// The container's user namespace: its mappings when it is new, else its path.
+fn container_userns(spec: &Spec) -> Option<MountUserns> {
+    let path = namespace(spec, LinuxNamespaceType::User)?.path().clone().unwrap_or_default();
+    if !path.as_os_str().is_empty() {
+        return Some(MountUserns::Path(path));
+    }
+    let linux = spec.linux().as_ref()?;
+    let (uids, gids) = (list(linux.uid_mappings()).to_vec(), list(linux.gid_mappings()).to_vec());
+    Some(MountUserns::Maps(IdMaps { uids, gids }))
+}
+
+fn option_maps(spec: &Spec, option: &IdMapOption) -> Result<IdMaps, String> {
+    let linux = spec.linux().as_ref();
+    let container_uids = linux.map(|linux| list(linux.uid_mappings())).unwrap_or_default();
+    let container_gids = linux.map(|linux| list(linux.gid_mappings())).unwrap_or_default();
+    let resolve = |ranges: &[IdRange], container: &[LinuxIdMapping]| {
+        ranges.iter().map(|range| absolute(*range, container)).collect::<Result<Vec<_>, _>>()
+    };
+    Ok(IdMaps { uids: resolve(&option.uids, container_uids)?, gids: resolve(&option.gids, container_gids)? })
+}
+
+/// A range as user_namespaces(7) maps it. With `@` its target is shifted as the container's own mapping shifts
+/// the range's first id (crun's rule).
+fn absolute(range: IdRange, container: &[LinuxIdMapping]) -> Result<LinuxIdMapping, String> {
+    let covers = |map: &&LinuxIdMapping| {
+        range.from.checked_sub(map.container_id()).is_some_and(|offset| offset < map.size())
+    };
+    let shift = match container.iter().find(covers) {
+        Some(map) if range.relative => i64::from(map.host_id()) - i64::from(map.container_id()),
+        None if range.relative => {
+            return Err(format!("idmap: id {} is not mapped in the container", range.from));
+        }
+        _ => 0,
+    };
+    let host = u32::try_from(i64::from(range.to) + shift)
+        .map_err(|_| format!("idmap: id {} is out of range in the container", range.to))?;
+    LinuxIdMappingBuilder::default()
+        .container_id(range.from)
+        .host_id(host)
+        .size(range.size)
+        .build()
+        .map_err(|e| format!("idmap: {e}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn planned(linux: serde_json::Value, mount: serde_json::Value) -> Result<Mount, String> {
+        let spec: Spec = serde_json::from_value(serde_json::json!({
+            "ociVersion": "1.0.2", "root": {"path": "r"}, "linux": linux, "mounts": [mount]
+        }))
+        .unwrap();
+        let mount = spec.mounts().as_ref().unwrap()[0].clone();
+        plan_mount(&spec, &mount, Path::new("/b"), &Facts::default()).map_err(|e| e.to_string())
+    }
+
+    fn maps(mount: &Mount) -> (Vec<(u32, u32, u32)>, Reach) {
+        let idmap = mount.idmap.as_ref().unwrap();
+        let MountUserns::Maps(maps) = &idmap.userns else { panic!("{idmap:?}") };
+        let one = |map: &LinuxIdMapping| (map.container_id(), map.host_id(), map.size());
+        (maps.uids.iter().map(one).collect(), idmap.reach)
+    }
+
+    #[test]
+    fn where_an_idmap_comes_from() {
+        let container = serde_json::json!({
+            "namespaces": [{"type": "user"}],
+            "uidMappings": [{"containerID": 0, "hostID": 0, "size": 1}, {"containerID": 1, "hostID": 2, "size": 1000}],
+            "gidMappings": [{"containerID": 0, "hostID": 0, "size": 1}, {"containerID": 1, "hostID": 2, "size": 1000}]
+        });
+        let with = |options: &[&str]| {
+            let mount = serde_json::json!({"destination": "/x", "source": "/y", "options": options});
+            planned(container.clone(), mount)
+        };
+        assert_eq!(maps(&with(&["bind", "idmap"]).unwrap()), (vec![(0, 0, 1), (1, 2, 1000)], Reach::One));
+        // The example of crun's manual.
+        let example = with(&["rbind", "ridmap=uids=@1-3-10;gids=5-6-1"]).unwrap();
+        assert_eq!(maps(&example), (vec![(1, 4, 10)], Reach::Tree));
+        assert!(
+            with(&["bind", "idmap=uids=@5000-3-10;gids=5-6-1"]).unwrap_err().contains("5000 is not mapped")
+        );
+        assert!(with(&["bind"]).unwrap().idmap.is_none());
+
+        let own = serde_json::json!({"destination": "/x", "source": "/y", "options": ["bind"],
+            "uidMappings": [{"containerID": 7, "hostID": 8, "size": 9}]});
+        assert!(planned(serde_json::json!({}), own).unwrap_err().contains("both uid and gid mappings"));
+        let none = serde_json::json!({"destination": "/x", "source": "/y", "options": ["bind", "idmap"]});
+        assert!(
+            planned(serde_json::json!({}), none.clone()).unwrap_err().contains("both uid and gid mappings")
+        );
+        let joined = serde_json::json!({"namespaces": [{"type": "user", "path": "/n"}]});
+        let mount = planned(joined, none).unwrap();
+        assert!(matches!(mount.idmap.unwrap().userns, MountUserns::Path(path) if path == Path::new("/n")));
+    }
+
+    #[test]
+    fn labels_are_for_filesystems_that_take_them() {
+        let label = |kind: &str, options: &[&str]| {
+            let mount =
+                serde_json::json!({"destination": "/x", "type": kind, "source": "/y", "options": options});
+            planned(serde_json::json!({"mountLabel": "a:b:c"}), mount).unwrap().label
+        };
+        assert_eq!(label("tmpfs", &[]).as_deref(), Some("a:b:c"));
+        assert_eq!(label("devpts", &[]).as_deref(), Some("a:b:c"));
+        for kind in ["proc", "sysfs", "mqueue", "cgroup"] {
+            assert_eq!(label(kind, &[]), None, "{kind}");
+        }
+        assert_eq!(label("none", &["bind"]), None);
+    }
 }

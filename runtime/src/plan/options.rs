@@ -22,10 +22,30 @@ pub mod attr {
     pub const STRICTATIME: u64 = 0x20;
     /// Never update access times of directories.
     pub const NODIRATIME: u64 = 0x80;
+    /// Map ids by a user namespace (kernel 5.12).
+    pub const IDMAP: u64 = 0x10_0000;
     /// Do not follow symlinks (kernel 5.14).
     pub const NOSYMFOLLOW: u64 = 0x20_0000;
-    /// What a bind remount sets or clears: everything but the access-time modes, which it keeps.
+    /// What a bind remount sets or clears in any case; access times it keeps unless one is named.
     pub const REMOUNTED: u64 = RDONLY | NOSUID | NODEV | NOEXEC | NOSYMFOLLOW;
+}
+
+/// MS_* of `linux/mount.h`: what an option word sets or clears.
+mod ms {
+    pub use libc::{
+        MS_DIRSYNC, MS_I_VERSION, MS_MANDLOCK, MS_NOATIME, MS_NODEV, MS_NODIRATIME, MS_NOEXEC, MS_NOSUID,
+        MS_RDONLY, MS_RELATIME, MS_SILENT, MS_STRICTATIME, MS_SYNCHRONOUS,
+    };
+    /// Kernel 5.10; not in the libc crate.
+    pub const MS_NOSYMFOLLOW: u64 = 1 << 8;
+    /// Not in the libc crate.
+    pub const MS_LAZYTIME: u64 = 1 << 25;
+    /// One of the three access-time modes, as mount(2) takes them.
+    pub const ATIME_MODE: u64 = MS_NOATIME | MS_RELATIME | MS_STRICTATIME;
+    /// All words about access times.
+    pub const ATIME: u64 = ATIME_MODE | MS_NODIRATIME;
+    /// What the kernel locks on mounts that another user namespace made (MNT_LOCK_*).
+    pub const LOCKABLE: u64 = MS_RDONLY | MS_NODEV | MS_NOEXEC | MS_NOSUID | ATIME;
 }
 
 /// A change of mount attributes.
@@ -38,9 +58,9 @@ pub struct Attrs {
 }
 
 impl Attrs {
-    fn add(&mut self, set: u64, clear: u64) {
-        self.set = (self.set & !clear) | set;
-        self.clear = (self.clear & !set) | clear;
+    fn add(&mut self, other: Attrs) {
+        self.set = (self.set & !other.clear) | other.set;
+        self.clear = (self.clear & !other.set) | other.clear;
     }
 
     /// Whether nothing changes.
@@ -50,21 +70,64 @@ impl Attrs {
     }
 }
 
+/// `idmap` or `ridmap`, perhaps with crun's mappings.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct IdMapOption {
+    /// The mount alone or the tree.
+    pub reach: Reach,
+    /// `uids=` of the value.
+    pub uids: Vec<IdRange>,
+    /// `gids=` of the value.
+    pub gids: Vec<IdRange>,
+}
+
+/// One range of crun's `idmap=uids=…;gids=…`: `0-1000-10`, or `@0-1000-10` for ids of the container.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct IdRange {
+    /// First id in the backing filesystem.
+    pub from: u32,
+    /// What it becomes.
+    pub to: u32,
+    /// How many.
+    pub size: u32,
+    /// `@`: `to` is an id inside the container's user namespace.
+    pub relative: bool,
+}
+
+/// What is done where a bind's source or destination is a symbolic link (crun's options).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Links {
+    /// `copy-symlink`: make the same link in the rootfs instead of mounting what it names.
+    pub copy: bool,
+    /// `src-nofollow`: mount the link itself.
+    pub source_nofollow: bool,
+    /// `dest-nofollow`: mount over the link itself.
+    pub destination_nofollow: bool,
+}
+
 /// Parsed options of one mount.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Options {
-    /// Attributes of this mount.
-    pub attrs: Attrs,
+    /// MS_* flags that are asked for.
+    pub flags: u64,
+    /// MS_* flags that are asked to be off.
+    pub cleared: u64,
     /// Attributes of the whole tree (`rro`, `rnosuid`…; kernel 5.12).
     pub tree_attrs: Attrs,
     /// `bind` or `rbind`.
     pub bind: Option<Reach>,
+    /// `remount`: change the mount that is there.
+    pub remount: bool,
     /// MS_SHARED, MS_SLAVE, MS_PRIVATE or MS_UNBINDABLE in the order given.
     pub propagation: Vec<(u64, Reach)>,
     /// Options for the filesystem: key, or key and value.
     pub data: Vec<(CString, Option<CString>)>,
     /// `tmpcopyup`: fill a tmpfs with what it hides.
     pub copy_up: bool,
+    /// `idmap`, `ridmap`.
+    pub idmap: Option<IdMapOption>,
+    /// How links are treated.
+    pub links: Links,
 }
 
 /// Why an option can't be used.
@@ -73,40 +136,82 @@ pub enum OptionError {
     /// It holds a NUL byte.
     #[error("mount option {0:?} contains a NUL byte")]
     Nul(String),
-    /// It is known, and not implemented.
-    #[error("mount option {0} is not supported yet")]
-    Unsupported(String),
+    /// The value of `idmap` is not what crun's manual says.
+    #[error("mount option {0:?}: want uids=FROM-TO-SIZE[#…];gids=FROM-TO-SIZE[#…]")]
+    IdMap(String),
+    /// Options that exclude each other.
+    #[error("`copy-symlink` is mutually exclusive with `src-nofollow` and `dest-nofollow`")]
+    Links,
 }
 
-/// Options that set or clear attributes: name, set, clear.
-pub(super) const ATTRIBUTES: &[(&str, u64, u64)] = &[
-    ("ro", attr::RDONLY, 0),
-    ("rw", 0, attr::RDONLY),
-    ("nosuid", attr::NOSUID, 0),
-    ("suid", 0, attr::NOSUID),
-    ("nodev", attr::NODEV, 0),
-    ("dev", 0, attr::NODEV),
-    ("noexec", attr::NOEXEC, 0),
-    ("exec", 0, attr::NOEXEC),
-    ("noatime", attr::NOATIME, attr::ATIME_MASK),
-    ("atime", 0, attr::ATIME_MASK),
-    ("relatime", 0, attr::ATIME_MASK),
-    ("norelatime", 0, attr::ATIME_MASK),
-    ("strictatime", attr::STRICTATIME, attr::ATIME_MASK),
-    ("nostrictatime", 0, attr::ATIME_MASK),
-    ("nodiratime", attr::NODIRATIME, 0),
-    ("diratime", 0, attr::NODIRATIME),
-    ("nosymfollow", attr::NOSYMFOLLOW, 0),
-    ("symfollow", 0, attr::NOSYMFOLLOW),
+/// Whether a word sets its flag or clears it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Sense {
+    Set,
+    Clear,
+}
+use Sense::{Clear, Set};
+
+/// Words that set or clear a flag.
+const WORDS: &[(&str, Sense, u64)] = &[
+    ("ro", Set, ms::MS_RDONLY),
+    ("rw", Clear, ms::MS_RDONLY),
+    ("nosuid", Set, ms::MS_NOSUID),
+    ("suid", Clear, ms::MS_NOSUID),
+    ("nodev", Set, ms::MS_NODEV),
+    ("dev", Clear, ms::MS_NODEV),
+    ("noexec", Set, ms::MS_NOEXEC),
+    ("exec", Clear, ms::MS_NOEXEC),
+    ("noatime", Set, ms::MS_NOATIME),
+    ("atime", Clear, ms::MS_NOATIME),
+    ("relatime", Set, ms::MS_RELATIME),
+    ("norelatime", Clear, ms::MS_RELATIME),
+    ("strictatime", Set, ms::MS_STRICTATIME),
+    ("nostrictatime", Clear, ms::MS_STRICTATIME),
+    ("nodiratime", Set, ms::MS_NODIRATIME),
+    ("diratime", Clear, ms::MS_NODIRATIME),
+    ("nosymfollow", Set, ms::MS_NOSYMFOLLOW),
+    ("symfollow", Clear, ms::MS_NOSYMFOLLOW),
+    ("sync", Set, ms::MS_SYNCHRONOUS),
+    ("async", Clear, ms::MS_SYNCHRONOUS),
+    ("dirsync", Set, ms::MS_DIRSYNC),
+    ("mand", Set, ms::MS_MANDLOCK),
+    ("nomand", Clear, ms::MS_MANDLOCK),
+    ("lazytime", Set, ms::MS_LAZYTIME),
+    ("nolazytime", Clear, ms::MS_LAZYTIME),
+    ("iversion", Set, ms::MS_I_VERSION),
+    ("noiversion", Clear, ms::MS_I_VERSION),
+    ("silent", Set, ms::MS_SILENT),
+    ("loud", Clear, ms::MS_SILENT),
+    ("defaults", Set, 0),
 ];
 
-/// Options of the superblock that fsconfig(2) takes as flags under the same name.
-const SUPERBLOCK: &[&str] = &["sync", "dirsync", "mand", "lazytime"];
+/// crun's recursive forms of words about the superblock. A tree of mounts has many superblocks, which are
+/// not the mounts' to change: they act on a new filesystem only.
+const RECURSIVE_SUPERBLOCK: &[&str] = &["rasync", "rdirsync", "rmand", "rnomand", "rsync"];
 
-/// Their opposites, which are the default of a new mount, and those about messages in the kernel's log, of
-/// which the mount calls used here write none.
-const SUPERBLOCK_DEFAULTS: &[&str] =
-    &["async", "nomand", "nolazytime", "silent", "loud", "noiversion", "defaults"];
+/// Flags that an attribute of a mount stands for.
+const ATTRIBUTES: &[(u64, u64)] = &[
+    (ms::MS_RDONLY, attr::RDONLY),
+    (ms::MS_NOSUID, attr::NOSUID),
+    (ms::MS_NODEV, attr::NODEV),
+    (ms::MS_NOEXEC, attr::NOEXEC),
+    (ms::MS_NODIRATIME, attr::NODIRATIME),
+    (ms::MS_NOSYMFOLLOW, attr::NOSYMFOLLOW),
+    (ms::MS_NOATIME, attr::NOATIME),
+    (ms::MS_STRICTATIME, attr::STRICTATIME),
+    (ms::MS_RELATIME, 0),
+];
+
+/// Flags of the superblock and the word that fsconfig(2) knows them by.
+const SUPERBLOCK: &[(u64, &std::ffi::CStr)] = &[
+    // As mount(2) does: a read-only mount of a new filesystem has a read-only superblock.
+    (ms::MS_RDONLY, c"ro"),
+    (ms::MS_SYNCHRONOUS, c"sync"),
+    (ms::MS_DIRSYNC, c"dirsync"),
+    (ms::MS_MANDLOCK, c"mand"),
+    (ms::MS_LAZYTIME, c"lazytime"),
+];
 
 const PROPAGATION: &[(&str, u64)] = &[
     ("private", libc::MS_PRIVATE),
@@ -115,7 +220,18 @@ const PROPAGATION: &[(&str, u64)] = &[
     ("unbindable", libc::MS_UNBINDABLE),
 ];
 
-const UNSUPPORTED: &[&str] = &["idmap", "ridmap", "remount", "iversion"];
+/// Words with a meaning of their own.
+const SPECIAL: &[&str] = &[
+    "bind",
+    "rbind",
+    "remount",
+    "tmpcopyup",
+    "idmap",
+    "ridmap",
+    "copy-symlink",
+    "src-nofollow",
+    "dest-nofollow",
+];
 
 impl Options {
     /// Parses a mount's option list. What is not a known option belongs to the filesystem.
@@ -127,40 +243,149 @@ impl Options {
         for option in options {
             parsed.add(option.as_ref())?;
         }
+        if parsed.links.copy && (parsed.links.source_nofollow || parsed.links.destination_nofollow) {
+            return Err(OptionError::Links);
+        }
         Ok(parsed)
     }
 
     fn add(&mut self, option: &str) -> Result<(), OptionError> {
-        if let Some((_, set, clear)) = ATTRIBUTES.iter().find(|(name, ..)| *name == option) {
-            self.attrs.add(*set, *clear);
-        } else if option == "bind" || option == "rbind" {
-            self.bind = Some(reach(option));
+        if let Some((_, sense, flag)) = word(option) {
+            self.flag(*sense, *flag);
         } else if let Some(flag) = propagation(option) {
             self.propagation.push((flag, reach(option)));
-        } else if let Some((_, set, clear)) = recursive_attribute(option) {
-            self.tree_attrs.add(*set, *clear);
-        } else if option == "tmpcopyup" {
-            self.copy_up = true;
-        } else if UNSUPPORTED.contains(&option.split('=').next().unwrap_or(option)) {
-            return Err(OptionError::Unsupported(option.to_owned()));
-        } else if !SUPERBLOCK_DEFAULTS.contains(&option) && !option.is_empty() {
-            self.data.push(data(option)?);
+        } else if let Some(attrs) = recursive_attribute(option) {
+            self.tree_attrs.add(attrs);
+        } else if RECURSIVE_SUPERBLOCK.contains(&option) {
+            if let Some((_, sense, flag)) = option.strip_prefix('r').and_then(word) {
+                self.flag(*sense, *flag);
+            }
+        } else {
+            self.special(option)?;
         }
         Ok(())
     }
 
-    /// What a bind mount changes on the cloned mount, as a bind remount does: flags that are not asked
-    /// for are cleared, access times kept. Nothing when no flag is named.
-    #[must_use]
-    pub fn bind_attrs(&self) -> Attrs {
-        if self.attrs.is_empty() {
-            return Attrs::default();
+    fn special(&mut self, option: &str) -> Result<(), OptionError> {
+        match option {
+            "bind" | "rbind" => self.bind = Some(reach(option)),
+            "remount" => self.remount = true,
+            "tmpcopyup" => self.copy_up = true,
+            "copy-symlink" => self.links.copy = true,
+            "src-nofollow" => self.links.source_nofollow = true,
+            "dest-nofollow" => self.links.destination_nofollow = true,
+            "" => {}
+            _ => match option.split('=').next() {
+                Some("idmap" | "ridmap") => self.idmap = Some(idmap(option)?),
+                _ => self.data.push(data(option)?),
+            },
         }
-        let set = self.attrs.set;
-        let atime =
-            if set & attr::ATIME_MASK == 0 { self.attrs.clear & attr::ATIME_MASK } else { attr::ATIME_MASK };
-        Attrs { set, clear: (attr::REMOUNTED & !set) | atime }
+        Ok(())
     }
+
+    fn flag(&mut self, sense: Sense, flag: u64) {
+        let (on, off) = if sense == Set { (flag, 0) } else { (0, flag) };
+        self.flags = (self.flags & !off) | on;
+        self.cleared = (self.cleared & !on) | off;
+    }
+
+    /// Whether the mount is to be read-only.
+    #[must_use]
+    pub fn readonly(&self) -> bool {
+        self.flags & ms::MS_RDONLY != 0
+    }
+
+    /// The same options without `ro`, for a mount that is written to before it becomes read-only.
+    #[must_use]
+    pub fn writable(mut self) -> Self {
+        self.flags &= !ms::MS_RDONLY;
+        self
+    }
+
+    /// MOUNT_ATTR_* of a new mount.
+    #[must_use]
+    pub fn mount_attrs(&self) -> u64 {
+        attributes(self.flags)
+    }
+
+    /// The words for the flags that are set: of the mount, then of the tree.
+    #[must_use]
+    pub fn flag_words(&self) -> Vec<String> {
+        let set = WORDS.iter().filter(|(_, sense, flag)| *sense == Set && *flag != 0);
+        let own =
+            set.clone().filter(|(.., flag)| self.flags & flag != 0).map(|(name, ..)| (*name).to_owned());
+        let tree = set.filter(|(.., flag)| {
+            let bits = attributes(*flag);
+            bits != 0 && self.tree_attrs.set & bits == bits
+        });
+        own.chain(tree.map(|(name, ..)| format!("r{name}"))).collect()
+    }
+
+    /// Words for fsconfig(2) that set the new superblock's flags. `iversion` has none: filesystems that
+    /// keep a change counter turn it on by themselves (ext4 since 6.1, xfs, btrfs).
+    pub fn superblock_words(&self) -> impl Iterator<Item = &'static std::ffi::CStr> + '_ {
+        SUPERBLOCK.iter().filter(|(flag, _)| self.flags & flag != 0).map(|(_, word)| *word)
+    }
+
+    /// What a bind mount changes on the cloned mount, as a bind remount does (and as runc since 1.2 does as
+    /// soon as any flag is named): flags that are not asked for are cleared, access times kept unless one
+    /// is named. `None` when no flag is named.
+    #[must_use]
+    pub fn bind_attrs(&self) -> Option<Attrs> {
+        (self.flags != 0 || self.cleared != 0).then(|| exactly(self.flags))
+    }
+
+    /// As [`Options::bind_attrs`] for a mount with locked flags (mount_namespaces(7)): those stay. `None` when
+    /// the options ask for one of them to be off, or for other access times. `now` is what statfs(2) says.
+    #[must_use]
+    pub fn bind_attrs_keeping(&self, now: u64) -> Option<Attrs> {
+        let now = statfs_flags(now);
+        if now & self.cleared & ms::LOCKABLE != 0 {
+            return None;
+        }
+        if self.flags & ms::ATIME != 0 && self.flags & ms::ATIME != now & ms::ATIME {
+            return None;
+        }
+        Some(exactly(self.flags | (now & ms::LOCKABLE)))
+    }
+}
+
+/// A bind remount with these MS_* flags.
+fn exactly(flags: u64) -> Attrs {
+    let set = attributes(flags);
+    let mut clear = attr::REMOUNTED & !set;
+    if flags & ms::ATIME == 0 {
+        return Attrs { set, clear };
+    }
+    clear |= attr::ATIME_MASK | (attr::NODIRATIME & !set);
+    Attrs { set, clear }
+}
+
+/// MS_* as MOUNT_ATTR_*. Of several access-time modes the one wins that wins in mount(2).
+fn attributes(flags: u64) -> u64 {
+    let all = ATTRIBUTES.iter().filter(|(flag, _)| flags & flag != 0).fold(0, |all, (_, attr)| all | attr);
+    if all & attr::STRICTATIME != 0 { all & !attr::NOATIME } else { all }
+}
+
+/// `f_flags` of statfs(2) as MS_*: the same bits but for two.
+fn statfs_flags(flags: u64) -> u64 {
+    const ST_RELATIME: u64 = 0x1000;
+    const ST_NOSYMFOLLOW: u64 = 0x2000;
+    let same =
+        ms::MS_RDONLY | ms::MS_NOSUID | ms::MS_NODEV | ms::MS_NOEXEC | ms::MS_NOATIME | ms::MS_NODIRATIME;
+    let mut all = flags & same;
+    if flags & ST_RELATIME != 0 {
+        all |= ms::MS_RELATIME;
+    }
+    if flags & ST_NOSYMFOLLOW != 0 {
+        all |= ms::MS_NOSYMFOLLOW;
+    }
+    // strictatime is the absence of the others.
+    if all & ms::ATIME_MODE == 0 { all | ms::MS_STRICTATIME } else { all }
+}
+
+fn word(option: &str) -> Option<&'static (&'static str, Sense, u64)> {
+    WORDS.iter().find(|(name, ..)| *name == option)
 }
 
 fn reach(option: &str) -> Reach {
@@ -174,30 +399,67 @@ pub fn propagation(word: &str) -> Option<u64> {
     find(word).or_else(|| find(word.strip_prefix('r')?))
 }
 
-fn recursive_attribute(option: &str) -> Option<&'static (&'static str, u64, u64)> {
-    let word = option.strip_prefix('r')?;
-    ATTRIBUTES.iter().find(|(name, ..)| *name == word)
+/// What `r` in front of a word does to every mount of the tree. The access-time mode is one field, which
+/// mount_setattr(2) wants cleared whole.
+fn recursive_attribute(option: &str) -> Option<Attrs> {
+    let (_, sense, flag) = word(option.strip_prefix('r')?)?;
+    let (_, attr) = ATTRIBUTES.iter().find(|(ms, _)| ms == flag)?;
+    Some(match (sense, *flag & ms::ATIME_MODE != 0) {
+        (Set, true) => Attrs { set: *attr, clear: attr::ATIME_MASK },
+        (Set, false) => Attrs { set: *attr, clear: 0 },
+        // There is no mode that is "not relatime".
+        (Clear, true) if *attr == 0 => Attrs::default(),
+        (Clear, true) => Attrs { set: 0, clear: attr::ATIME_MASK },
+        (Clear, false) => Attrs { set: 0, clear: *attr },
+    })
 }
 
 fn data(option: &str) -> Result<(CString, Option<CString>), OptionError> {
     let cstring = |text: &str| CString::new(text).map_err(|_| OptionError::Nul(option.to_owned()));
-    if SUPERBLOCK.contains(&option) {
-        return Ok((cstring(option)?, None));
-    }
     match option.split_once('=') {
         Some((key, value)) => Ok((cstring(key)?, Some(cstring(value)?))),
         None => Ok((cstring(option)?, None)),
     }
 }
 
+/// `idmap`, `ridmap`, or crun's `idmap=uids=0-1-10#10-11-10;gids=@0-100-10`.
+fn idmap(option: &str) -> Result<IdMapOption, OptionError> {
+    let bad = || OptionError::IdMap(option.to_owned());
+    let mut parsed = IdMapOption { reach: reach(option), uids: Vec::new(), gids: Vec::new() };
+    let Some((_, value)) = option.split_once('=') else { return Ok(parsed) };
+    for part in value.split(';').filter(|part| !part.is_empty()) {
+        let (key, ranges) = part.split_once('=').ok_or_else(bad)?;
+        let ranges =
+            ranges.split('#').map(|text| id_range(text).ok_or_else(bad)).collect::<Result<_, _>>()?;
+        match key {
+            "uids" => parsed.uids = ranges,
+            "gids" => parsed.gids = ranges,
+            _ => return Err(bad()),
+        }
+    }
+    if parsed.uids.is_empty() || parsed.gids.is_empty() { Err(bad()) } else { Ok(parsed) }
+}
+
+fn id_range(text: &str) -> Option<IdRange> {
+    let (relative, numbers) = match text.strip_prefix('@') {
+        Some(rest) => (true, rest),
+        None => (false, text),
+    };
+    // u32's own parser takes a leading plus, which is no number here.
+    let number = |text: &str| text.bytes().all(|b| b.is_ascii_digit()).then(|| text.parse().ok())?;
+    let mut parts = numbers.split('-');
+    let (from, to, size) = (number(parts.next()?)?, number(parts.next()?)?, number(parts.next()?)?);
+    (parts.next().is_none() && size > 0).then_some(IdRange { from, to, size, relative })
+}
+
 /// Every option word that davit acts on, for `features`; sorted.
 #[must_use]
 pub fn known() -> Vec<String> {
-    let mut all: Vec<String> = ATTRIBUTES.iter().map(|(name, ..)| (*name).to_owned()).collect();
-    all.extend(ATTRIBUTES.iter().map(|(name, ..)| format!("r{name}")));
+    let mut all: Vec<String> = WORDS.iter().map(|(name, ..)| (*name).to_owned()).collect();
+    let recursive = WORDS.iter().map(|(name, ..)| format!("r{name}"));
+    all.extend(recursive.filter(|name| recursive_attribute(name).is_some()));
     all.extend(PROPAGATION.iter().flat_map(|(name, _)| [(*name).to_owned(), format!("r{name}")]));
-    all.extend(SUPERBLOCK.iter().chain(SUPERBLOCK_DEFAULTS).map(|name| (*name).to_owned()));
-    all.extend(["bind", "rbind", "tmpcopyup"].map(str::to_owned));
+    all.extend(RECURSIVE_SUPERBLOCK.iter().chain(SPECIAL).map(|name| (*name).to_owned()));
     all.sort();
     all
 }
@@ -209,41 +471,86 @@ mod tests {
     #[test]
     fn default_dev_options() {
         let o = Options::parse(&["nosuid", "strictatime", "mode=755", "size=65536k"]).unwrap();
-        assert_eq!(o.attrs.set, attr::NOSUID | attr::STRICTATIME);
+        assert_eq!(o.mount_attrs(), attr::NOSUID | attr::STRICTATIME);
         assert_eq!(o.data[0], (c"mode".to_owned(), Some(c"755".to_owned())));
     }
 
     #[test]
     fn the_last_word_wins() {
-        let o = Options::parse(&["ro", "rw", "noatime", "relatime"]).unwrap();
-        assert_eq!(o.attrs.set, 0);
-        assert_eq!(o.attrs.clear & attr::RDONLY, attr::RDONLY);
+        let o = Options::parse(&["ro", "rw", "noatime", "atime"]).unwrap();
+        assert_eq!(o.flags, 0);
+        assert_eq!(o.cleared, libc::MS_RDONLY | libc::MS_NOATIME);
     }
 
     #[test]
     fn recursive_words_are_not_plain_ones() {
         let o = Options::parse(&["rbind", "rro", "rslave", "rrelatime"]).unwrap();
         assert_eq!(o.bind, Some(Reach::Tree));
-        assert_eq!(o.tree_attrs.set, attr::RDONLY);
-        assert_eq!(o.attrs, Attrs::default());
+        assert_eq!(o.tree_attrs, Attrs { set: attr::RDONLY, clear: attr::ATIME_MASK });
+        assert_eq!((o.flags, o.cleared), (0, 0));
         assert_eq!(o.propagation, [(libc::MS_SLAVE, Reach::Tree)]);
     }
 
     #[test]
-    fn a_bind_with_flags_clears_the_others() {
-        let o = Options::parse(&["bind", "ro"]).unwrap();
-        let attrs = o.bind_attrs();
-        assert_eq!(attrs.set, attr::RDONLY);
-        assert_eq!(attrs.clear, attr::NOSUID | attr::NODEV | attr::NOEXEC | attr::NOSYMFOLLOW);
-        // A flag that is named only to be cleared is a flag too.
-        let clear = Options::parse(&["rbind", "rw"]).unwrap().bind_attrs().clear;
-        assert_eq!(clear, attr::REMOUNTED);
-        assert!(Options::parse(&["rbind"]).unwrap().bind_attrs().is_empty());
+    fn recursive_access_times_replace_the_whole_field() {
+        let o = Options::parse(&["rnoatime", "rstrictatime"]).unwrap();
+        assert_eq!(o.tree_attrs, Attrs { set: attr::STRICTATIME, clear: attr::ATIME_MASK });
+        assert!(Options::parse(&["rnorelatime"]).unwrap().tree_attrs.is_empty());
     }
 
     #[test]
-    fn what_is_missing_is_named() {
-        let err = Options::parse(&["ridmap"]).unwrap_err();
-        assert_eq!(err, OptionError::Unsupported("ridmap".into()));
+    fn a_bind_with_flags_clears_the_others() {
+        let attrs = Options::parse(&["bind", "ro"]).unwrap().bind_attrs().unwrap();
+        assert_eq!(attrs.set, attr::RDONLY);
+        assert_eq!(attrs.clear, attr::NOSUID | attr::NODEV | attr::NOEXEC | attr::NOSYMFOLLOW);
+        let attrs = Options::parse(&["rbind", "rw"]).unwrap().bind_attrs().unwrap();
+        assert_eq!((attrs.set, attrs.clear), (0, attr::REMOUNTED));
+        assert_eq!(Options::parse(&["rbind", "rslave"]).unwrap().bind_attrs(), None);
+    }
+
+    #[test]
+    fn locked_flags_stay_unless_they_are_unwanted() {
+        let (st_nosuid, st_noexec, st_relatime) = (2, 8, 0x1000);
+        let now = st_nosuid | st_noexec | st_relatime;
+        let keeping = |words: &[&str]| Options::parse(words).unwrap().bind_attrs_keeping(now);
+        let kept = keeping(&["bind", "ro"]).unwrap();
+        assert_eq!(kept.set, attr::RDONLY | attr::NOSUID | attr::NOEXEC);
+        assert_eq!(kept.clear & attr::NODEV, attr::NODEV);
+        assert_eq!(keeping(&["bind", "ro", "exec"]), None);
+        assert_eq!(keeping(&["bind", "noatime"]), None);
+        assert!(keeping(&["bind", "relatime"]).is_some());
+    }
+
+    #[test]
+    fn idmap_values_are_crun_s() {
+        let parsed = Options::parse(&["ridmap=uids=0-1-10#@10-11-5;gids=0-100-10"]).unwrap().idmap.unwrap();
+        assert_eq!(parsed.reach, Reach::Tree);
+        assert_eq!(parsed.uids[1], IdRange { from: 10, to: 11, size: 5, relative: true });
+        assert_eq!(parsed.gids.len(), 1);
+        assert!(Options::parse(&["idmap"]).unwrap().idmap.unwrap().uids.is_empty());
+        for bad in [
+            "idmap=",
+            "idmap=uids=0-1-1",
+            "idmap=uids=0-1;gids=0-1-1",
+            "idmap=uids=0-+1-1;gids=0-1-1",
+            "idmap=x=0-1-1",
+            "idmap=uids=0-1-0;gids=0-1-1",
+            "idmap=uids=0-1-4294967296;gids=0-1-1",
+        ] {
+            assert_eq!(Options::parse(&[bad]).unwrap_err(), OptionError::IdMap(bad.into()));
+        }
+    }
+
+    #[test]
+    fn options_about_links_exclude_each_other() {
+        assert_eq!(Options::parse(&["copy-symlink", "src-nofollow"]).unwrap_err(), OptionError::Links);
+    }
+
+    #[test]
+    fn every_known_word_is_parsed_as_more_than_data() {
+        for word in known() {
+            let parsed = Options::parse(&[&word]).unwrap();
+            assert!(parsed.data.is_empty(), "{word}");
+        }
     }
 }

@@ -3,8 +3,11 @@
 //! Runs in the container's process, in its own mount namespace. The rootfs is hostile (rule 1), so every
 //! path in it goes through [`RootDir`], and every mount goes from one descriptor onto another (rule 2).
 
+mod cgroups;
 mod console;
+mod copy;
 mod devices;
+mod filesystem;
 mod mask;
 mod mounts;
 mod switch;
@@ -22,7 +25,7 @@ use crate::sys::mount::{MountAttr, Reach, clone_tree, mount_setattr, move_mount}
 
 pub use console::Console;
 pub use devices::settle_stdio;
-pub use mounts::mount;
+pub use mounts::{Prepared, mount, open_source};
 pub use switch::{set_propagation, switch_root};
 
 /// The rootfs while it is being made.

@@ -1,22 +1,33 @@
 //! One mount of config.json, by the new mount API (kernel 5.2, mount_setattr 5.12).
 
 use std::ffi::CStr;
-use std::io;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
-use nix::fcntl::{AT_FDCWD, OFlag};
-use nix::sys::stat::fstat;
+use nix::errno::Errno;
+use nix::fcntl::{AT_FDCWD, OFlag, readlinkat};
+use nix::sys::stat::{fstat, lstat};
 use nix::sys::statfs::{PROC_SUPER_MAGIC, fstatfs};
+use nix::unistd::symlinkat;
 
-use super::Rootfs;
+use super::cgroups::{self, Show};
+use super::filesystem::{New, reconfigure, target};
 use crate::init::{Context, Failure};
 use crate::path::{Create, RootDir};
-use crate::plan::{Attrs, CgroupView, Mount, MountSource, Options, attr};
-use crate::sys::mount::{
-    MountAttr, Reach, clone_tree, fsconfig_create, fsconfig_flag, fsconfig_string, fsmount, fsopen,
-    mount_setattr, move_mount,
-};
+use crate::plan::{Attrs, Links, Mount, MountSource, Options, attr};
+use crate::sys::mount::{MountAttr, Reach, clone_link, clone_tree, mount_setattr, move_mount};
+
+/// What the runtime opened for a mount, before the container's process was made: things that a user namespace
+/// has no rights to.
+#[derive(Debug)]
+pub enum Prepared {
+    /// The bind's source, its ids mapped.
+    IdMapped(OwnedFd),
+    /// The user namespace that maps the ids of a new filesystem.
+    UserNamespace(OwnedFd),
+    /// The bind's source, should the container's user namespace have no access to its path.
+    HostTree(OwnedFd),
+}
 
 /// Files below /proc that may be mounted over, as runc allows (they are lxcfs's and checkpoint tools').
 const PROC_MOUNTS: [&str; 10] = [
@@ -36,17 +47,25 @@ const PROC_MOUNTS: [&str; 10] = [
 ///
 /// # Errors
 /// A failure in runc's words: `error mounting "proc" to rootfs at "/proc": …`.
-pub fn mount(rootfs: &Rootfs, mount: &Mount) -> Result<(), Failure> {
+pub fn mount(root: &RootDir, mount: &Mount, prepared: Option<Prepared>) -> Result<(), Failure> {
     let result = match &mount.source {
-        MountSource::Bind { path, reach } => bind(rootfs.root(), mount, path, *reach),
-        MountSource::Filesystem { kind, source } => filesystem(rootfs.root(), mount, kind, source),
-        MountSource::CgroupV1 { views, namespaced } => cgroup_v1(rootfs.root(), mount, views, *namespaced),
+        MountSource::Bind { path, reach } => bind(root, mount, path, *reach, prepared),
+        MountSource::Filesystem { kind, source } => filesystem(root, mount, kind, source, prepared),
+        MountSource::CgroupV1 { views, namespaced, readonly } => {
+            let show = if *namespaced { Show::Namespace } else { Show::OwnDirectory };
+            cgroups::v1(root, mount, views, show, *readonly)
+        }
+        MountSource::CgroupV2 { host_dir, readonly } => {
+            cgroups::v2(root, mount, host_dir.as_deref(), *readonly)
+        }
+        MountSource::RemountBind | MountSource::RemountFilesystem => remount(root, mount),
     };
     result.map_err(|failure| {
         let source = match &mount.source {
             MountSource::Bind { path, .. } => path.display().to_string(),
             MountSource::Filesystem { source, .. } => source.to_string_lossy().into_owned(),
-            MountSource::CgroupV1 { .. } => "cgroup".to_owned(),
+            MountSource::CgroupV1 { .. } | MountSource::CgroupV2 { .. } => "cgroup".to_owned(),
+            MountSource::RemountBind | MountSource::RemountFilesystem => "remount".to_owned(),
         };
         let object = format!("{source:?} to rootfs at {:?}", mount.destination.display().to_string());
         let part = format!("{} {}", failure.step, failure.object);
@@ -59,91 +78,75 @@ pub fn mount(rootfs: &Rootfs, mount: &Mount) -> Result<(), Failure> {
 }
 
 /// A new filesystem of this type.
-fn filesystem(root: &RootDir, mount: &Mount, kind: &CStr, source: &CStr) -> Result<(), Failure> {
-    let mut mode = None;
-    let target = if kind == c"proc" || kind == c"sysfs" {
-        real_directory(root, &mount.destination, kind)?
+fn filesystem(
+    root: &RootDir,
+    mount: &Mount,
+    kind: &CStr,
+    source: &CStr,
+    prepared: Option<Prepared>,
+) -> Result<(), Failure> {
+    let options = &mount.options;
+    let (target, mode) = if kind == c"proc" || kind == c"sysfs" {
+        (real_directory(root, &mount.destination, kind)?, None)
     } else {
-        let target = match root.open(&mount.destination, OFlag::O_PATH) {
-            Err(e) if e.raw_os_error() == Some(libc::ENOENT) => {
-                root.make(&mount.destination, Create::Directory).during("make mount point", String::new)?
-            }
-            found => {
-                let target = found.during("open mount point", String::new)?;
-                mode = tmpfs_mode(kind, &mount.options, target.as_fd())?;
-                target
-            }
-        };
-        check_not_in_proc(&mount.destination, target.as_fd())?;
-        target
+        target(root, kind, &mount.destination)?
     };
-    let tree = match new_tree(kind, source, &mount.options, mode.as_deref()) {
-        // Without its own cgroup namespace a user namespace may not mount cgroup2 (runc #2158).
-        Err(failure) if kind == c"cgroup2" && matches!(failure.errno, libc::EPERM | libc::EBUSY) => {
-            let tree = clone_tree(AT_FDCWD, c"/sys/fs/cgroup", Reach::Tree)
-                .during("clone /sys/fs/cgroup", String::new)?;
-            set_attrs(tree.as_fd(), Attrs { set: mount.options.attrs.set, clear: 0 }, Reach::Tree)?;
+    if kind != c"proc" {
+        check_not_in_proc(&mount.destination, target.as_fd(), None)?;
+    }
+    let new = New { kind, source, label: mount.label.as_deref(), mode };
+    if New::needs_mount2(options) {
+        new.mount2(options, target.as_fd())?;
+        // mount(2) gives no descriptor of what it made.
+        let made = root.open(&mount.destination, OFlag::O_PATH).during("open mount", String::new)?;
+        return adjust(made.as_fd(), options);
+    }
+    let tree = match new.mount(options) {
+        // A user namespace may mount these only if it owns the network and the pid namespace (crun #2178).
+        Err(failure) if failure.errno == libc::EPERM && host_view(kind).is_some() => {
+            let tree = host_view(kind).and_then(|path| clone_tree(AT_FDCWD, path, Reach::Tree).ok());
+            let tree = tree.ok_or(failure)?;
+            keep_attrs(tree.as_fd(), options.mount_attrs(), Reach::Tree)?;
             tree
         }
         other => other?,
     };
-    if mount.options.copy_up {
-        super::devices::copy_tree(target.as_fd(), tree.as_fd())?;
+    if let Some(Prepared::UserNamespace(userns)) = prepared {
+        let map = MountAttr { set: attr::IDMAP, userns_fd: raw(&userns), ..MountAttr::default() };
+        mount_setattr(tree.as_fd(), &map, Reach::One)
+            .during("map ids of", || kind.to_string_lossy())
+            .map_err(|failure| failure.with_detail("does this filesystem support id-mapped mounts?"))?;
     }
-    finish(tree, target.as_fd(), &mount.options)
+    if options.copy_up {
+        super::copy::copy_tree(target.as_fd(), tree.as_fd())?;
+    }
+    finish(tree, target.as_fd(), options)
 }
 
-/// A detached mount of a new superblock.
-fn new_tree(kind: &CStr, source: &CStr, options: &Options, mode: Option<&CStr>) -> Result<OwnedFd, Failure> {
-    let name = || kind.to_string_lossy().into_owned();
-    let context = fsopen(kind).during("fsopen", name)?;
-    let explain = |failure: Failure| match context_log(context.as_fd()) {
-        Some(words) => failure.with_detail(words),
-        None => failure,
-    };
-    if !source.is_empty() {
-        fsconfig_string(context.as_fd(), c"source", source)
-            .during("fsconfig", || "source")
-            .map_err(explain)?;
-    }
-    // As mount(2) does: a read-only mount has a read-only superblock.
-    if options.attrs.set & attr::RDONLY != 0 {
-        fsconfig_flag(context.as_fd(), c"ro").during("fsconfig", || "ro").map_err(explain)?;
-    }
-    if let Some(mode) = mode {
-        fsconfig_string(context.as_fd(), c"mode", mode).during("fsconfig", || "mode").map_err(explain)?;
-    }
-    for (key, value) in &options.data {
-        let set = match value {
-            Some(value) => fsconfig_string(context.as_fd(), key, value),
-            None => fsconfig_flag(context.as_fd(), key),
-        };
-        set.during("fsconfig", || key.to_string_lossy()).map_err(explain)?;
-    }
-    fsconfig_create(context.as_fd()).during("create filesystem", name).map_err(explain)?;
-    let known = attr::REMOUNTED | attr::ATIME_MASK | attr::NODIRATIME;
-    fsmount(context.as_fd(), options.attrs.set & known).during("fsmount", name)
+fn raw(fd: &OwnedFd) -> u64 {
+    // Descriptors are not negative.
+    u64::from(fd.as_raw_fd().unsigned_abs())
 }
 
-/// What the filesystem says about a bad option: `e tmpfs: Unknown parameter 'x'` (fsopen(2)).
-fn context_log(context: BorrowedFd<'_>) -> Option<String> {
-    let mut buffer = [0u8; 256];
-    let length = nix::unistd::read(context, &mut buffer).ok()?;
-    let text = String::from_utf8_lossy(buffer.get(..length)?).trim().to_owned();
-    Some(text.strip_prefix("e ").map(str::to_owned).unwrap_or(text)).filter(|words| !words.is_empty())
+/// Where the host shows what a user namespace may not mount anew.
+fn host_view(kind: &CStr) -> Option<&'static CStr> {
+    match kind.to_bytes() {
+        b"sysfs" => Some(c"/sys"),
+        b"proc" => Some(c"/proc"),
+        _ => None,
+    }
 }
 
-/// A tmpfs without a `mode` takes the mode of what it covers, if that was there before, as runc's does.
-fn tmpfs_mode(
-    kind: &CStr,
-    options: &Options,
-    target: BorrowedFd<'_>,
-) -> Result<Option<std::ffi::CString>, Failure> {
-    if kind != c"tmpfs" || options.data.iter().any(|(key, _)| key.as_c_str() == c"mode") {
-        return Ok(None);
+/// `remount`: what is mounted at the destination gets these options.
+fn remount(root: &RootDir, mount: &Mount) -> Result<(), Failure> {
+    let options = &mount.options;
+    let target = root.open(&mount.destination, OFlag::O_PATH).during("open mount point", String::new)?;
+    check_not_in_proc(&mount.destination, target.as_fd(), None)?;
+    if matches!(mount.source, MountSource::RemountFilesystem) {
+        reconfigure(target.as_fd(), options)?;
     }
-    let mode = fstat(target).during("stat mount point", String::new)?.st_mode & 0o7777;
-    Ok(std::ffi::CString::new(format!("{mode:o}")).ok())
+    remount_attrs(target.as_fd(), options)?;
+    adjust(target.as_fd(), options)
 }
 
 /// A mount point for proc or sysfs: a real directory. Behind a link, masks and labels would miss the
@@ -159,126 +162,145 @@ fn real_directory(root: &RootDir, destination: &Path, kind: &CStr) -> Result<Own
 }
 
 /// Refuses a mount inside /proc, also when a link in the image leads there: what is mounted over
-/// /proc/self/attr or /proc/sys would catch the runtime's own writes (CVE-2019-16884).
-fn check_not_in_proc(destination: &Path, target: BorrowedFd<'_>) -> Result<(), Failure> {
+/// /proc/self/attr or /proc/sys would catch the runtime's own writes (CVE-2019-16884). Over /proc itself only
+/// a procfs may be mounted.
+fn check_not_in_proc(
+    destination: &Path,
+    target: BorrowedFd<'_>,
+    source: Option<BorrowedFd<'_>>,
+) -> Result<(), Failure> {
     let lexical: PathBuf =
         destination.components().filter(|c| matches!(c, std::path::Component::Normal(_))).collect();
     // Where our own fresh filesystems are, no link of the image can be in the way.
     if lexical.starts_with("dev") || PROC_MOUNTS.iter().any(|allowed| lexical == Path::new(allowed)) {
         return Ok(());
     }
-    let kind = fstatfs(target).during("statfs mount point", String::new)?.filesystem_type();
-    if kind == PROC_SUPER_MAGIC && lexical != Path::new("proc") {
+    let is_proc = |fd: BorrowedFd<'_>| {
+        Ok(fstatfs(fd).during("statfs mount point", String::new)?.filesystem_type() == PROC_SUPER_MAGIC)
+    };
+    if lexical == Path::new("proc") {
+        let fits = match source {
+            Some(source) => is_proc(source)?,
+            None => is_proc(target)?,
+        };
+        return match fits {
+            true => Ok(()),
+            false => Err(Failure::other("cannot be mounted because it is not of type proc", "", "")),
+        };
+    }
+    if is_proc(target)? {
         return Err(Failure::other("cannot be mounted because it is inside /proc", "", ""));
     }
     Ok(())
 }
 
 /// A host path.
-fn bind(root: &RootDir, mount: &Mount, path: &Path, reach: Reach) -> Result<(), Failure> {
+fn bind(
+    root: &RootDir,
+    mount: &Mount,
+    path: &Path,
+    reach: Reach,
+    prepared: Option<Prepared>,
+) -> Result<(), Failure> {
     let source = || path.display().to_string();
-    let cpath = crate::sys::cstring(path).during("open source", source)?;
-    let tree = clone_tree(AT_FDCWD, &cpath, reach).during("open source", source)?;
-    let target = match root.open(&mount.destination, OFlag::O_PATH) {
-        Err(e) if e.raw_os_error() == Some(libc::ENOENT) => {
-            let is_dir = fstat(&tree).during("stat source", source)?.st_mode & libc::S_IFMT == libc::S_IFDIR;
-            let what = if is_dir { Create::Directory } else { Create::File };
-            root.ensure(&mount.destination, what).during("make mount point", String::new)?
-        }
-        other => other.during("open mount point", String::new)?,
+    let links = mount.options.links;
+    if links.copy && lstat(path).during("open source", source)?.st_mode & libc::S_IFMT == libc::S_IFLNK {
+        return copy_link(root, path, &mount.destination);
+    }
+    let tree = match prepared {
+        Some(Prepared::IdMapped(tree)) => tree,
+        prepared => match (open_source(path, reach, links), prepared) {
+            (Err(e), Some(Prepared::HostTree(tree))) if e.raw_os_error() == Some(libc::EACCES) => tree,
+            (result, _) => result.during("open source", source)?,
+        },
     };
-    check_not_in_proc(&mount.destination, target.as_fd())?;
-    set_attrs(tree.as_fd(), mount.options.bind_attrs(), Reach::One)?;
+    let target = bind_target(root, mount, tree.as_fd())?;
+    check_not_in_proc(&mount.destination, target.as_fd(), Some(tree.as_fd()))?;
+    remount_attrs(tree.as_fd(), &mount.options)?;
     finish(tree, target.as_fd(), &mount.options)
 }
 
-/// Recursive attributes and propagation, then the attach.
-fn finish(tree: OwnedFd, target: BorrowedFd<'_>, options: &Options) -> Result<(), Failure> {
-    set_attrs(tree.as_fd(), options.tree_attrs, Reach::Tree)?;
-    for (flag, reach) in &options.propagation {
-        let attr = MountAttr { propagation: *flag, ..MountAttr::default() };
-        mount_setattr(tree.as_fd(), &attr, *reach).during("set propagation", String::new)?;
+/// A detached copy of what is at a host path.
+///
+/// # Errors
+/// Those of open_tree(2).
+pub fn open_source(path: &Path, reach: Reach, links: Links) -> std::io::Result<OwnedFd> {
+    let path = crate::sys::cstring(path)?;
+    if links.source_nofollow { clone_link(AT_FDCWD, &path) } else { clone_tree(AT_FDCWD, &path, reach) }
+}
+
+/// Where a bind goes: what is at the destination, or a new directory or file.
+fn bind_target(root: &RootDir, mount: &Mount, source: BorrowedFd<'_>) -> Result<OwnedFd, Failure> {
+    let nofollow = if mount.options.links.destination_nofollow { OFlag::O_NOFOLLOW } else { OFlag::empty() };
+    match root.open(&mount.destination, OFlag::O_PATH | nofollow) {
+        Err(e) if e.raw_os_error() == Some(libc::ENOENT) => {
+            let kind = fstat(source).during("stat source", String::new)?.st_mode & libc::S_IFMT;
+            let what = if kind == libc::S_IFDIR { Create::Directory } else { Create::File };
+            root.ensure(&mount.destination, what).during("make mount point", String::new)
+        }
+        other => other.during("open mount point", String::new),
     }
+}
+
+/// `copy-symlink`: the same link in the rootfs. One that is there must say the same.
+fn copy_link(root: &RootDir, path: &Path, destination: &Path) -> Result<(), Failure> {
+    let target = nix::fcntl::readlink(path).during("read link", || path.display().to_string())?;
+    let (dir, name) = root.ensure_parent(destination).during("make link", String::new)?;
+    match symlinkat(target.as_os_str(), &dir, name) {
+        Err(Errno::EEXIST) if readlinkat(&dir, name).is_ok_and(|there| there == target) => Ok(()),
+        other => other.during("make link", String::new),
+    }
+}
+
+/// Recursive attributes and propagation, then the attach.
+pub(super) fn finish(tree: OwnedFd, target: BorrowedFd<'_>, options: &Options) -> Result<(), Failure> {
+    adjust(tree.as_fd(), options)?;
     move_mount(tree.as_fd(), target).during("attach mount", String::new)
 }
 
-fn set_attrs(tree: BorrowedFd<'_>, attrs: Attrs, reach: Reach) -> Result<(), Failure> {
-    if attrs.is_empty() {
-        return Ok(());
+fn adjust(tree: BorrowedFd<'_>, options: &Options) -> Result<(), Failure> {
+    set_attrs(tree, options.tree_attrs, Reach::Tree)?;
+    for (flag, reach) in &options.propagation {
+        let attr = MountAttr { propagation: *flag, ..MountAttr::default() };
+        mount_setattr(tree, &attr, *reach).during("set propagation", String::new)?;
     }
-    let change = MountAttr { set: attrs.set, clear: attrs.clear, ..MountAttr::default() };
-    let result = match mount_setattr(tree, &change, reach) {
-        // In a user namespace the source's flags are locked: keep them, they only restrict.
-        Err(e) if e.raw_os_error() == Some(libc::EPERM) && attrs.set != 0 => {
-            let clear = if attrs.set & attr::ATIME_MASK != 0 { attr::ATIME_MASK } else { 0 };
-            mount_setattr(tree, &MountAttr { set: attrs.set, clear, ..MountAttr::default() }, reach)
+    Ok(())
+}
+
+/// A bind's flags, as a bind remount sets them. Where the kernel has locked some (a mount of another user
+/// namespace's), those stay as they are, unless the options want them off (runc's rule).
+fn remount_attrs(tree: BorrowedFd<'_>, options: &Options) -> Result<(), Failure> {
+    let Some(attrs) = options.bind_attrs() else { return Ok(()) };
+    let change = |attrs: Attrs| {
+        mount_setattr(
+            tree,
+            &MountAttr { set: attrs.set, clear: attrs.clear, ..MountAttr::default() },
+            Reach::One,
+        )
+    };
+    let result = match change(attrs) {
+        Err(e) if e.raw_os_error() == Some(libc::EPERM) => {
+            let now = fstatfs(tree).during("statfs", || "source")?.flags().bits();
+            match options.bind_attrs_keeping(now) {
+                Some(attrs) => change(attrs),
+                None => Err(e),
+            }
         }
         other => other,
     };
     result.during("set mount attributes", String::new)
 }
 
-/// A tmpfs with one directory for each v1 hierarchy, and links for joint controllers (cpu → cpu,cpuacct).
-fn cgroup_v1(root: &RootDir, mount: &Mount, views: &[CgroupView], namespaced: bool) -> Result<(), Failure> {
-    let readonly = mount.options.attrs.set & attr::RDONLY != 0;
-    let flags = mount.options.attrs.set & (attr::NOSUID | attr::NODEV | attr::NOEXEC);
-    let target =
-        root.ensure(&mount.destination, Create::Directory).during("make mount point", String::new)?;
-    let options = Options { attrs: Attrs { set: flags, clear: 0 }, ..Options::default() };
-    let tmpfs = new_tree(c"tmpfs", c"tmpfs", &options, Some(c"755"))?;
-    let dir = RootDir::new(tmpfs.try_clone().during("clone descriptor of", || "tmpfs")?);
-    move_mount(tmpfs.as_fd(), target.as_fd()).during("attach mount", String::new)?;
-    for view in views {
-        let tree = if namespaced { cgroup_v1_tree(view, flags)? } else { cgroup_v1_bind(view, flags)? };
-        if readonly {
-            set_attrs(tree.as_fd(), Attrs { set: attr::RDONLY, clear: 0 }, Reach::One)?;
-        }
-        let at =
-            dir.ensure(Path::new(&view.name), Create::Directory).during("make mount point", || &view.name)?;
-        move_mount(tree.as_fd(), at.as_fd()).during("attach mount", || &view.name)?;
-        for link in view.controllers.iter().filter(|c| **c != view.name && !c.contains('=')) {
-            nix::unistd::symlinkat(view.name.as_str(), dir.as_fd(), link.as_str()).during("link", || link)?;
-        }
-    }
-    if readonly {
-        set_attrs(tmpfs.as_fd(), Attrs { set: attr::RDONLY, clear: 0 }, Reach::One)?;
-    }
-    Ok(())
+/// Sets attributes and leaves all others as they are, so that no lock is in the way.
+pub(super) fn keep_attrs(tree: BorrowedFd<'_>, set: u64, reach: Reach) -> Result<(), Failure> {
+    let basic = set & (attr::REMOUNTED | attr::NODIRATIME);
+    set_attrs(tree, Attrs { set: basic, clear: 0 }, reach)
 }
 
-/// In a cgroup namespace the hierarchy is mounted anew and shows the container's directory as its root.
-fn cgroup_v1_tree(view: &CgroupView, flags: u64) -> Result<OwnedFd, Failure> {
-    let context = fsopen(c"cgroup").during("fsopen", || "cgroup")?;
-    // Without a source the mount table says "none"; runc's has these names.
-    let source = if view.name == "systemd" { c"systemd" } else { c"cgroup" };
-    fsconfig_string(context.as_fd(), c"source", source).during("fsconfig", || "source")?;
-    for option in &view.controllers {
-        let set = match option.split_once('=') {
-            Some((key, value)) => {
-                let text = |t: &str| {
-                    std::ffi::CString::new(t).map_err(|_| io::Error::from_raw_os_error(libc::EINVAL))
-                };
-                text(key).and_then(|key| fsconfig_string(context.as_fd(), &key, &text(value)?))
-            }
-            None => std::ffi::CString::new(option.as_str())
-                .map_err(|_| io::Error::from_raw_os_error(libc::EINVAL))
-                .and_then(|key| fsconfig_flag(context.as_fd(), &key)),
-        };
-        set.during("fsconfig", || option)?;
+pub(super) fn set_attrs(tree: BorrowedFd<'_>, attrs: Attrs, reach: Reach) -> Result<(), Failure> {
+    if attrs.is_empty() {
+        return Ok(());
     }
-    fsconfig_create(context.as_fd()).during("create filesystem cgroup", || &view.name)?;
-    fsmount(context.as_fd(), flags).during("fsmount cgroup", || &view.name)
-}
-
-/// Without one, the directory that the container's processes are in is bound.
-fn cgroup_v1_bind(view: &CgroupView, flags: u64) -> Result<OwnedFd, Failure> {
-    let clone = |dir: &Path| clone_tree(AT_FDCWD, &crate::sys::cstring(dir)?, Reach::One);
-    let tree = match (clone(&view.host_dir), &view.own_dir) {
-        // Not made, for lack of rights (rootless).
-        (Err(e), Some(own)) if e.raw_os_error() == Some(libc::ENOENT) => clone(own),
-        (result, _) => result,
-    };
-    let tree = tree.during("open", || view.host_dir.display().to_string())?;
-    set_attrs(tree.as_fd(), Attrs { set: flags, clear: 0 }, Reach::One)?;
-    Ok(tree)
+    let change = MountAttr { set: attrs.set, clear: attrs.clear, ..MountAttr::default() };
+    mount_setattr(tree, &change, reach).during("set mount attributes", String::new)
 }

@@ -218,14 +218,6 @@ fn not_supported_yet(spec: &Spec) -> Result<(), Error> {
     if linux.intel_rdt().is_some() {
         return unsupported("linux.intelRdt");
     }
-    if linux.mount_label().as_ref().is_some_and(|l| !l.is_empty()) {
-        return unsupported("linux.mountLabel");
-    }
-    for mount in list(spec.mounts()) {
-        if !list(mount.uid_mappings()).is_empty() || !list(mount.gid_mappings()).is_empty() {
-            return unsupported("mounts[].uidMappings");
-        }
-    }
     Ok(())
 }
 

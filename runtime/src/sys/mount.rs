@@ -81,6 +81,30 @@ pub fn fsconfig_create(context: BorrowedFd<'_>) -> io::Result<()> {
         .map(drop)
 }
 
+/// fspick(2): a context that changes the filesystem mounted on this very descriptor.
+///
+/// # Errors
+/// EINVAL when it is not the root of a mount, EPERM, ENOSYS before 5.2.
+pub fn fspick(mount: BorrowedFd<'_>) -> io::Result<OwnedFd> {
+    const FSPICK_CLOEXEC: libc::c_uint = 1;
+    const FSPICK_EMPTY_PATH: libc::c_uint = 8;
+    let flags = FSPICK_CLOEXEC | FSPICK_EMPTY_PATH;
+    // SAFETY: the path is the empty string.
+    check(unsafe { libc::syscall(libc::SYS_fspick, mount.as_raw_fd(), c"".as_ptr(), flags) }).map(owned)
+}
+
+/// fsconfig(FSCONFIG_CMD_RECONFIGURE): applies what was set to the picked filesystem.
+///
+/// # Errors
+/// Whatever the filesystem's remount would give.
+pub fn fsconfig_reconfigure(context: BorrowedFd<'_>) -> io::Result<()> {
+    const CMD_RECONFIGURE: libc::c_uint = 7;
+    let none = std::ptr::null::<libc::c_char>();
+    // SAFETY: the command takes no pointers.
+    check(unsafe { libc::syscall(libc::SYS_fsconfig, context.as_raw_fd(), CMD_RECONFIGURE, none, none, 0) })
+        .map(drop)
+}
+
 /// fsmount(2): a detached mount of a context's superblock, with MOUNT_ATTR_* set.
 ///
 /// # Errors
@@ -105,6 +129,17 @@ pub fn clone_tree(dir: BorrowedFd<'_>, path: &CStr, reach: Reach) -> io::Result<
     if path.is_empty() {
         flags |= libc::AT_EMPTY_PATH as libc::c_uint;
     }
+    // SAFETY: path outlives the call.
+    check(unsafe { libc::syscall(libc::SYS_open_tree, dir.as_raw_fd(), path.as_ptr(), flags) }).map(owned)
+}
+
+/// As [`clone_tree`] of one mount at a symbolic link: of the link itself.
+///
+/// # Errors
+/// As [`clone_tree`].
+pub fn clone_link(dir: BorrowedFd<'_>, path: &CStr) -> io::Result<OwnedFd> {
+    const OPEN_TREE_CLONE: libc::c_uint = 1;
+    let flags = OPEN_TREE_CLONE | libc::O_CLOEXEC as libc::c_uint | libc::AT_SYMLINK_NOFOLLOW as libc::c_uint;
     // SAFETY: path outlives the call.
     check(unsafe { libc::syscall(libc::SYS_open_tree, dir.as_raw_fd(), path.as_ptr(), flags) }).map(owned)
 }

@@ -1,0 +1,179 @@
+//! What mounts need from outside the container's user namespace: id-mapped trees, and sources behind
+//! directories that the namespace's ids can't pass.
+
+use std::io;
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::path::Path;
+
+use nix::fcntl::OFlag;
+use nix::sys::stat::Mode;
+
+use super::idmap;
+use crate::init::{Context, Failure, PreparedMounts};
+use crate::plan::{IdMaps, Mount, MountIdMap, MountSource, MountUserns, Plan, Step, attr};
+use crate::rootfs::{Prepared, open_source};
+use crate::sys::mount::{MountAttr, Reach, mount_setattr};
+use crate::sys::prctl;
+use crate::sys::process::{Fork, WaitFor, WaitMode, clone3, pidfd_send_signal, wait};
+
+/// Opens what the mounts of a plan need. Descriptors close at exec and are inherited by init.
+///
+/// # Errors
+/// When ids can't be mapped; a source that can't be opened is left to init, whose error says more.
+pub(super) fn prepare(plan: &Plan) -> Result<PreparedMounts, Failure> {
+    let mounts = plan.steps.iter().filter_map(|step| match step {
+        Step::Mount(mount) => Some(mount),
+        _ => None,
+    });
+    let has_userns = plan.steps.iter().any(|step| matches!(step, Step::BecomeRoot));
+    prepare_mounts(mounts, has_userns)
+}
+
+/// As [`prepare`] for a list of mounts.
+pub(super) fn prepare_mounts<'a>(
+    mounts: impl Iterator<Item = &'a Mount>,
+    has_userns: bool,
+) -> Result<PreparedMounts, Failure> {
+    let mut namespaces = Namespaces::default();
+    let mut prepared = PreparedMounts::new();
+    for (number, mount) in mounts.enumerate() {
+        let one = match (&mount.idmap, &mount.source) {
+            (Some(map), MountSource::Bind { path, reach }) => {
+                let userns = namespaces.get(&map.userns).map_err(|failure| at(mount, failure))?;
+                Some(Prepared::IdMapped(map_ids(mount, path, *reach, map, userns)?))
+            }
+            (Some(map), _) => {
+                let userns = namespaces.get(&map.userns).map_err(|failure| at(mount, failure))?;
+                Some(Prepared::UserNamespace(userns.try_clone().during("map ids", String::new)?))
+            }
+            (None, MountSource::Bind { path, reach }) if has_userns && nix::unistd::geteuid().is_root() => {
+                // If it can't be opened here, init finds that out too.
+                open_source(path, *reach, mount.options.links)
+                    .and_then(|tree| make_slave(&tree).map(|()| tree))
+                    .ok()
+                    .map(Prepared::HostTree)
+            }
+            _ => None,
+        };
+        prepared.extend(one.map(|one| (number, one)));
+    }
+    Ok(prepared)
+}
+
+/// What is opened here are the host's mounts: without this, what is mounted in the container would show on the
+/// host.
+fn make_slave(tree: &OwnedFd) -> io::Result<()> {
+    let slave = MountAttr { propagation: libc::MS_SLAVE, ..MountAttr::default() };
+    mount_setattr(tree.as_fd(), &slave, Reach::Tree)
+}
+
+fn at(mount: &Mount, failure: Failure) -> Failure {
+    let detail = format!("{} {}: {}", failure.step, failure.object, failure.detail);
+    let detail = detail.trim_end_matches([':', ' ']).to_owned();
+    Failure {
+        step: "id-mapped mount".into(),
+        object: mount.destination.display().to_string(),
+        errno: failure.errno,
+        detail,
+    }
+}
+
+fn map_ids(
+    mount: &Mount,
+    path: &Path,
+    reach: Reach,
+    map: &MountIdMap,
+    userns: &OwnedFd,
+) -> Result<OwnedFd, Failure> {
+    let source = || path.display().to_string();
+    if !nix::unistd::geteuid().is_root() {
+        let words = "id-mapped mounts are not supported for rootless containers";
+        return Err(Failure::other("mount", source(), words));
+    }
+    let tree = open_source(path, reach, mount.options.links)
+        .during("open source", source)
+        .map_err(|failure| at(mount, failure))?;
+    make_slave(&tree).during("make slave", source)?;
+    let userns_fd = u64::from(userns.as_raw_fd().unsigned_abs());
+    let attr = MountAttr { set: attr::IDMAP, userns_fd, ..MountAttr::default() };
+    mount_setattr(tree.as_fd(), &attr, map.reach).map_err(|error| {
+        let failure = at(mount, Failure::new("map ids of", source(), &error));
+        match (error.raw_os_error(), filesystem(path)) {
+            (Some(libc::EINVAL), Some(kind)) => {
+                let tree = if map.reach == Reach::Tree { " or one below it" } else { "" };
+                failure.with_detail(format!(
+                    "{}: its filesystem {kind}{tree} does not support id-mapped mounts",
+                    source()
+                ))
+            }
+            (Some(libc::EPERM), _) => failure
+                .with_detail(format!("{}: its ids are mapped already, or not davit's to map", source())),
+            _ => failure,
+        }
+    })?;
+    Ok(tree)
+}
+
+/// Type of the filesystem that holds a path: by its mount's line in the mount table.
+fn filesystem(path: &Path) -> Option<String> {
+    let fd = nix::fcntl::open(path, OFlag::O_PATH | OFlag::O_CLOEXEC, Mode::empty()).ok()?;
+    let info = std::fs::read_to_string(format!("/proc/self/fdinfo/{}", fd.as_raw_fd())).ok()?;
+    let id = info.lines().find_map(|line| line.strip_prefix("mnt_id:"))?.trim();
+    let table = std::fs::read_to_string("/proc/self/mountinfo").ok()?;
+    let line = table.lines().find(|line| line.split(' ').next() == Some(id))?;
+    line.split_once(" - ")?.1.split(' ').next().map(str::to_owned)
+}
+
+/// User namespaces for id-mapped mounts; equal maps share one.
+#[derive(Debug, Default)]
+struct Namespaces {
+    made: Vec<(IdMaps, OwnedFd)>,
+    opened: Option<OwnedFd>,
+}
+
+impl Namespaces {
+    fn get(&mut self, wanted: &MountUserns) -> Result<&OwnedFd, Failure> {
+        match wanted {
+            // A container joins one user namespace at most.
+            MountUserns::Path(path) => {
+                if self.opened.is_none() {
+                    self.opened = Some(open(path)?);
+                }
+                self.opened.as_ref()
+            }
+            MountUserns::Maps(maps) => {
+                if !self.made.iter().any(|(made, _)| made == maps) {
+                    self.made.push((maps.clone(), make(maps)?));
+                }
+                self.made.iter().find(|(made, _)| made == maps).map(|(_, fd)| fd)
+            }
+        }
+        .ok_or_else(|| Failure::other("make user namespace", "", "not made"))
+    }
+}
+
+fn open(path: &Path) -> Result<OwnedFd, Failure> {
+    nix::fcntl::open(path, OFlag::O_RDONLY | OFlag::O_CLOEXEC, Mode::empty())
+        .during("open user namespace", || path.display().to_string())
+}
+
+/// A user namespace with these maps, which lives as long as its descriptor: made by a child that only waits to
+/// be killed.
+fn make(maps: &IdMaps) -> Result<OwnedFd, Failure> {
+    let during = "make user namespace";
+    match clone3(libc::CLONE_NEWUSER as u64, None).during(during, String::new)? {
+        Fork::Child => {
+            let _ = prctl::set_pdeathsig(libc::SIGKILL);
+            loop {
+                nix::unistd::pause();
+            }
+        }
+        Fork::Parent { pid, pidfd } => {
+            let result =
+                idmap::write(pid, maps).and_then(|()| open(Path::new(&format!("/proc/{pid}/ns/user"))));
+            pidfd_send_signal(pidfd.as_fd(), libc::SIGKILL).during(during, String::new)?;
+            wait(WaitFor::Pidfd(pidfd.as_fd()), WaitMode::Block).during(during, String::new)?;
+            result
+        }
+    }
+}

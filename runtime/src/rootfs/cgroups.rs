@@ -1,0 +1,133 @@
+//! The container's view of its cgroups: the `cgroup` mount of the config.
+
+use std::io;
+use std::os::fd::{AsFd, OwnedFd};
+use std::path::Path;
+
+use nix::fcntl::AT_FDCWD;
+
+use super::filesystem::New;
+use super::mounts::{finish, keep_attrs, set_attrs};
+use crate::init::{Context, Failure};
+use crate::path::{Create, RootDir};
+use crate::plan::{Attrs, CgroupView, Mount, Options, attr};
+use crate::sys::mount::{
+    Reach, clone_tree, fsconfig_create, fsconfig_flag, fsconfig_string, fsmount, fsopen, move_mount,
+};
+
+/// What a v1 hierarchy shows.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Show {
+    /// The root of the cgroup namespace.
+    Namespace,
+    /// A bind of the container's directory.
+    OwnDirectory,
+}
+
+/// cgroup v2. In a cgroup namespace the mount shows the container's directory as its root.
+pub(super) fn v2(
+    root: &RootDir,
+    mount: &Mount,
+    host_dir: Option<&Path>,
+    readonly: bool,
+) -> Result<(), Failure> {
+    let target =
+        root.ensure(&mount.destination, Create::Directory).during("make mount point", String::new)?;
+    let new = New { kind: c"cgroup2", source: c"cgroup", label: None, mode: None };
+    let tree = match (new.mount(&mount.options), host_dir) {
+        // A user namespace that does not own the cgroup namespace may not mount it (runc #2158). It gets to
+        // see its own directory and nothing of the others'.
+        (Err(failure), Some(dir)) if matches!(failure.errno, libc::EPERM | libc::EBUSY) => {
+            let name = || dir.display().to_string();
+            let dir = crate::sys::cstring(dir).during("bind", name)?;
+            let tree = clone_tree(AT_FDCWD, &dir, Reach::One).during("bind", name)?;
+            keep_attrs(tree.as_fd(), mount.options.mount_attrs(), Reach::One)?;
+            tree
+        }
+        (result, _) => result?,
+    };
+    if readonly {
+        // What is above the container's directory belongs to others (CVE-2023-25809).
+        keep_attrs(tree.as_fd(), attr::RDONLY, Reach::Tree)?;
+    }
+    finish(tree, target.as_fd(), &mount.options)
+}
+
+/// A tmpfs with one directory for each v1 hierarchy, and links for joint controllers (cpu → cpu,cpuacct).
+pub(super) fn v1(
+    root: &RootDir,
+    mount: &Mount,
+    views: &[CgroupView],
+    show: Show,
+    readonly: bool,
+) -> Result<(), Failure> {
+    let readonly = readonly || mount.options.readonly();
+    let flags = mount.options.mount_attrs() & (attr::NOSUID | attr::NODEV | attr::NOEXEC);
+    let target =
+        root.ensure(&mount.destination, Create::Directory).during("make mount point", String::new)?;
+    let new = New { kind: c"tmpfs", source: c"tmpfs", label: mount.label.as_deref(), mode: Some(0o755) };
+    let tmpfs = new.mount(&Options::default())?;
+    set_attrs(tmpfs.as_fd(), Attrs { set: flags, clear: 0 }, Reach::One)?;
+    let dir = RootDir::new(tmpfs.try_clone().during("clone descriptor of", || "tmpfs")?);
+    move_mount(tmpfs.as_fd(), target.as_fd()).during("attach mount", String::new)?;
+    for view in views {
+        let tree = match show {
+            Show::Namespace => match cgroup_v1_tree(view, flags) {
+                // A user namespace that does not own the cgroup namespace may not mount it.
+                Err(failure) if failure.errno == libc::EPERM => cgroup_v1_bind(view, flags)?,
+                other => other?,
+            },
+            Show::OwnDirectory => cgroup_v1_bind(view, flags)?,
+        };
+        if readonly {
+            keep_attrs(tree.as_fd(), attr::RDONLY, Reach::One)?;
+        }
+        let at =
+            dir.ensure(Path::new(&view.name), Create::Directory).during("make mount point", || &view.name)?;
+        move_mount(tree.as_fd(), at.as_fd()).during("attach mount", || &view.name)?;
+        for link in view.controllers.iter().filter(|c| **c != view.name && !c.contains('=')) {
+            nix::unistd::symlinkat(view.name.as_str(), dir.as_fd(), link.as_str()).during("link", || link)?;
+        }
+    }
+    if readonly {
+        set_attrs(tmpfs.as_fd(), Attrs { set: attr::RDONLY, clear: 0 }, Reach::One)?;
+    }
+    Ok(())
+}
+
+/// In a cgroup namespace the hierarchy is mounted anew and shows the container's directory as its root.
+fn cgroup_v1_tree(view: &CgroupView, flags: u64) -> Result<OwnedFd, Failure> {
+    let context = fsopen(c"cgroup").during("fsopen", || "cgroup")?;
+    // Without a source the mount table says "none"; runc's has these names.
+    let source = if view.name == "systemd" { c"systemd" } else { c"cgroup" };
+    fsconfig_string(context.as_fd(), c"source", source).during("fsconfig", || "source")?;
+    for option in &view.controllers {
+        let set = match option.split_once('=') {
+            Some((key, value)) => {
+                let text = |t: &str| {
+                    std::ffi::CString::new(t).map_err(|_| io::Error::from_raw_os_error(libc::EINVAL))
+                };
+                text(key).and_then(|key| fsconfig_string(context.as_fd(), &key, &text(value)?))
+            }
+            None => std::ffi::CString::new(option.as_str())
+                .map_err(|_| io::Error::from_raw_os_error(libc::EINVAL))
+                .and_then(|key| fsconfig_flag(context.as_fd(), &key)),
+        };
+        set.during("fsconfig", || option)?;
+    }
+    fsconfig_create(context.as_fd()).during("create filesystem cgroup", || &view.name)?;
+    fsmount(context.as_fd(), flags).during("fsmount cgroup", || &view.name)
+}
+
+/// Without one, the directory that the container's processes are in is bound.
+fn cgroup_v1_bind(view: &CgroupView, flags: u64) -> Result<OwnedFd, Failure> {
+    let clone = |dir: &Path| clone_tree(AT_FDCWD, &crate::sys::cstring(dir)?, Reach::One);
+    let tree = match (clone(&view.host_dir), &view.own_dir) {
+        // Not made, for lack of rights (rootless).
+        (Err(e), Some(own)) if e.raw_os_error() == Some(libc::ENOENT) => clone(own),
+        (result, _) => result,
+    };
+    let tree = tree.during("open", || view.host_dir.display().to_string())?;
+    keep_attrs(tree.as_fd(), flags, Reach::One)?;
+    Ok(tree)
+}
