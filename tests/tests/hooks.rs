@@ -220,3 +220,231 @@ fn several_hooks_of_a_kind_run_in_order() {
     assert_eq!(fs::read_to_string(&file).unwrap(), "1\n2\n3\n");
     c.assert_nothing_left();
 }
+
+/// Six hooks that write a line each into files of a directory, seen from both sides.
+fn probing(world: &World, probe: &str) -> Bundle {
+    let mut bundle = world.bundle();
+    let dir = world.path("probes");
+    fs::create_dir_all(&dir).unwrap();
+    let dir = dir.to_str().unwrap();
+    bundle.mount(dir, "bind", dir, &["bind"]).args(&["sleep", "0.1"]);
+    for kind in KINDS {
+        let script = format!("cat >/dev/null; {{ {probe}; }} > {dir}/{kind}");
+        let hook = json!({"path": "/bin/busybox", "args": ["sh", "-c", script], "env": ["PATH=/bin"]});
+        bundle.set(&format!("/hooks/{kind}"), json!([hook]));
+    }
+    bundle
+}
+
+fn probed(world: &World, kind: &str) -> String {
+    fs::read_to_string(world.path("probes").join(kind)).unwrap_or_default().trim().to_owned()
+}
+
+#[test]
+fn working_directories() {
+    let Some(world) = World::enter("hooks::working_directories") else { return };
+    let mut bundle = probing(&world, "busybox pwd");
+    bundle.set("/process/cwd", json!("/tmp"));
+    let c = world.container(&bundle);
+    let at = bundle.dir().to_str().unwrap();
+    // From elsewhere, so that it is not the caller's directory.
+    c.call("run", &["--bundle", at], &[]).run().ok();
+    for kind in KINDS {
+        let expected = match kind {
+            "createContainer" => format!("{at}/rootfs"),
+            "startContainer" => "/tmp".to_owned(),
+            // After its end: where the caller is, as in runc's delete. runc's run has gone to the bundle.
+            "poststop" if !world.is_runc() => std::env::current_dir().unwrap().to_str().unwrap().to_owned(),
+            _ => at.to_owned(),
+        };
+        assert_eq!(probed(&world, kind), expected, "{kind}");
+    }
+    c.assert_nothing_left();
+}
+
+#[test]
+fn descriptors_and_signals_are_clean() {
+    let Some(world) = World::enter("hooks::descriptors_and_signals_are_clean") else { return };
+    if world.is_runc() {
+        // runc passes on descriptors of its own and of its caller.
+        return;
+    }
+    let bundle =
+        probing(&world, "busybox ls /proc/self/fd | busybox wc -l; busybox grep SigBlk /proc/self/status");
+    let c = world.container(&bundle);
+    let wrapper = ["sh", "-c", "exec \"$@\" 3</dev/null 4</dev/null 9</dev/null", "sh"];
+    c.call("run", &["--preserve-fds", "2"], &[]).dir(bundle.dir()).wrapper(&wrapper).run().ok();
+    for kind in KINDS {
+        // Stdio, and the directory that ls reads. The foreground run itself blocks every signal.
+        let expected = "4\nSigBlk:\t0000000000000000";
+        assert_eq!(probed(&world, kind), expected, "{kind}");
+    }
+    c.assert_nothing_left();
+}
+
+#[test]
+fn without_env_only_start_container_gets_the_programs() {
+    let Some(world) = World::enter("hooks::without_env_only_start_container_gets_the_programs") else {
+        return;
+    };
+    if world.is_runc() {
+        // runc 1.1 and 1.3 hand out their own environment; 1.4 none, as davit.
+        return;
+    }
+    let mut bundle = probing(&world, "busybox env | busybox grep -E '^(HOME|OF|CARGO)' | busybox sort");
+    for kind in KINDS {
+        bundle.remove(&format!("/hooks/{kind}/0/env"));
+        let mut hook = bundle.config["hooks"][kind][0].clone();
+        hook.as_object_mut().unwrap().remove("env");
+        bundle.set(&format!("/hooks/{kind}/0"), hook);
+    }
+    bundle.push("/process/env", json!("OF=program"));
+    let c = world.container(&bundle);
+    c.run(&[]).ok();
+    for kind in KINDS {
+        let expected = if kind == "startContainer" { "HOME=/root\nOF=program" } else { "" };
+        assert_eq!(probed(&world, kind), expected, "{kind}");
+    }
+    c.assert_nothing_left();
+}
+
+#[test]
+fn output_goes_to_the_files_of_annotations() {
+    let Some(world) = World::enter("hooks::output_goes_to_the_files_of_annotations") else { return };
+    if world.is_runc() {
+        // crun's.
+        return;
+    }
+    let mut bundle = world.bundle();
+    bundle.args(&["sleep", "0.1"]);
+    for kind in KINDS {
+        let script = format!("cat >/dev/null; echo out {kind}; echo err {kind} >&2");
+        let hook = json!({"path": "/bin/busybox", "args": ["sh", "-c", script], "env": ["PATH=/bin"]});
+        bundle.set(&format!("/hooks/{kind}"), json!([hook]));
+    }
+    let (out, err) = (world.path("hooks.out"), world.path("hooks.err"));
+    fs::write(&out, "before\n").unwrap();
+    let annotations = json!({"run.oci.hooks.stdout": out, "run.oci.hooks.stderr": err});
+    bundle.set("/annotations", annotations.clone());
+    let c = world.container(&bundle);
+    c.create(&[]).ok();
+    c.simple("start").ok();
+    c.wait_for("stopped");
+    c.simple("delete").ok();
+    let lines = |word: &str| KINDS.map(|kind| format!("{word} {kind}\n")).concat();
+    assert_eq!(fs::read_to_string(&out).unwrap(), format!("before\n{}", lines("out")));
+    assert_eq!(fs::read_to_string(&err).unwrap(), lines("err"));
+    assert_eq!(fs::metadata(&err).unwrap().permissions().mode() & 0o777, 0o600);
+    c.assert_nothing_left();
+
+    // A link could lead to any file of the host; a relative path depends on the caller.
+    let link = world.path("link");
+    std::os::unix::fs::symlink(&out, &link).unwrap();
+    for (path, words) in [(link.to_str().unwrap(), "too many symbolic links"), ("rel", "must be absolute")] {
+        bundle.set("/annotations/run.oci.hooks.stdout", json!(path));
+        let c = world.container(&bundle);
+        c.create(&[]).fails(1, words);
+        c.assert_nothing_left();
+    }
+}
+
+#[test]
+fn an_error_has_the_end_of_a_long_output() {
+    let Some(world) = World::enter("hooks::an_error_has_the_end_of_a_long_output") else { return };
+    if world.is_runc() {
+        // runc quotes all of it.
+        return;
+    }
+    let mut bundle = world.bundle();
+    let script = "i=0; while [ $i -lt 20000 ]; do echo line $i >&2; i=$((i+1)); done; exit 9";
+    bundle.set("/hooks/createRuntime", failing(&world.path("long.sh"), script));
+    let c = world.container(&bundle);
+    let error = c.create(&[]).error();
+    assert!(error.contains("exit status 9") && error.ends_with("line 19999"), "{error}");
+    assert!(error.len() > 4000 && error.len() < 4500, "{}", error.len());
+    c.assert_nothing_left();
+}
+
+#[test]
+fn a_time_out_ends_what_the_hook_has_started() {
+    let Some(world) = World::enter("hooks::a_time_out_ends_what_the_hook_has_started") else { return };
+    if world.is_runc() {
+        // runc kills the hook alone.
+        return;
+    }
+    let mut bundle = world.bundle();
+    let pid_file = world.path("child.pid");
+    let script = format!("sleep 1000 & echo $! > {}; wait", pid_file.display());
+    let dir = world.path("").to_str().unwrap().to_owned();
+    bundle.mount(&dir, "bind", &dir, &["bind"]);
+    for kind in ["prestart", "createContainer", "startContainer", "poststart"] {
+        let hook =
+            json!({"path": "/bin/sh", "args": ["sh", "-c", script], "env": ["PATH=/bin"], "timeout": 1});
+        bundle.set("/hooks", json!({kind: [hook]})).args(&["sleep", "1000"]);
+        let c = world.container(&bundle);
+        c.run(&["--detach"]).fails(1, &format!("error running {kind} hook #0: /bin/sh: timed out after 1 s"));
+        let pid = fs::read_to_string(&pid_file).unwrap().trim().parse().unwrap();
+        // Of the container's pid namespace it is no number here; its end is the namespace's.
+        if !kind.contains("Container") {
+            davit_tests::wait_until("the child's end", || !davit_tests::host::is_alive(pid));
+        }
+        c.assert_nothing_left();
+    }
+}
+
+#[test]
+fn a_failing_poststart_hook_ends_the_container() {
+    let Some(world) = World::enter("hooks::a_failing_poststart_hook_ends_the_container") else { return };
+    if world.is_runc() {
+        // Since 1.5.
+        return;
+    }
+    let mut bundle = world.bundle();
+    bundle.set("/hooks/poststart", failing(&world.path("fail.sh"), "exit 5")).args(&["sleep", "1000"]);
+    let c = world.container(&bundle);
+    c.create(&[]).ok();
+    c.simple("start").fails(1, "error running poststart hook #0");
+    c.wait_for("stopped");
+    c.simple("delete").ok();
+    c.assert_nothing_left();
+    let c = world.container(&bundle);
+    c.run(&[]).fails(1, "error running poststart hook #0");
+    c.assert_nothing_left();
+}
+
+#[test]
+fn later_hooks_of_a_kind_do_not_run_after_a_failure() {
+    let Some(world) = World::enter("hooks::later_hooks_of_a_kind_do_not_run_after_a_failure") else { return };
+    let mut bundle = world.bundle();
+    let file = world.path("ran");
+    let hook = |n: u32, code: u32| {
+        let script = format!("echo {n} >> {}; exit {code}", file.display());
+        json!({"path": "/bin/sh", "args": ["sh", "-c", script]})
+    };
+    bundle.set("/hooks/prestart", json!([hook(1, 0), hook(2, 1), hook(3, 0)]));
+    bundle
+        .set("/hooks/createRuntime", json!([hook(4, 0)]))
+        .set("/hooks/poststop", json!([hook(5, 1), hook(6, 0)]));
+    let c = world.container(&bundle);
+    c.create(&[]).exits(1);
+    // All hooks of poststop run, whatever becomes of one; runc stops at the first that fails.
+    let expected = if world.is_runc() { "1\n2\n5\n" } else { "1\n2\n5\n6\n" };
+    assert_eq!(fs::read_to_string(&file).unwrap(), expected);
+    c.assert_nothing_left();
+}
+
+#[test]
+fn a_poststop_hook_that_hangs_does_not_keep_the_delete() {
+    let Some(world) = World::enter("hooks::a_poststop_hook_that_hangs_does_not_keep_the_delete") else {
+        return;
+    };
+    let mut bundle = world.bundle();
+    let hook = json!({"path": "/bin/sleep", "args": ["sleep", "1000"], "timeout": 1});
+    bundle.set("/hooks/poststop", json!([hook])).args(&["true"]);
+    let c = world.container(&bundle).started();
+    c.wait_for("stopped");
+    let delete = c.simple("delete").ok();
+    let words = if world.is_runc() { "hook ran past specified timeout" } else { "timed out after 1 s" };
+    assert!(delete.log.contains(words), "{}", delete.log);
+    c.assert_nothing_left();
+}

@@ -26,6 +26,10 @@ fn run(_global: &Global, _matches: &ArgMatches) -> anyhow::Result<i32> {
 const FLAGS: [&str; 3] =
     ["SECCOMP_FILTER_FLAG_LOG", "SECCOMP_FILTER_FLAG_SPEC_ALLOW", "SECCOMP_FILTER_FLAG_TSYNC"];
 
+/// Annotations that change what davit does on the host: callers keep them from those who may only choose images.
+const UNSAFE_ANNOTATIONS: [&str; 4] =
+    ["bundle", "run.oci.hooks.", "run.oci.keep_original_groups", "run.oci.pidfd_receiver"];
+
 /// The document of `davit features`. Only what is implemented: a caller that reads `true` relies on it.
 #[must_use]
 pub fn document() -> Value {
@@ -77,7 +81,7 @@ pub fn document() -> Value {
             "io.github.davit.version": VERSION,
             "io.github.davit.commit": COMMIT,
         },
-        "potentiallyUnsafeConfigAnnotations": ["bundle"],
+        "potentiallyUnsafeConfigAnnotations": UNSAFE_ANNOTATIONS,
     })
 }
 

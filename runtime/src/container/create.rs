@@ -15,7 +15,7 @@ use super::{
     CgroupManager, Console, CreateOptions, Error, NotifySocket, Result, RootSwitch, Runtime, Started,
 };
 use crate::cgroup::{Cgroup, Layout, Mode as CgroupMode, OnDenied};
-use crate::init::{Gate, HookState, Kind, run_hooks};
+use crate::init::{Gate, HookOutput, HookState, Kind, run_host_hooks};
 use crate::plan::{CgroupView, Facts, IdMaps, Plan, Request, Step, SwitchRoot};
 use crate::spec::list;
 
@@ -140,12 +140,14 @@ impl Making<'_> {
         if let Some(maps) = &self.plan.id_maps {
             self.give_pipes(maps);
         }
+        let hook_state = self.hook_state("creating", 0);
         let spawned = spawn(Launch {
             plan: self.plan,
             cgroup: self.cgroup,
             gate: fifo.map_or(Gate::Message, Gate::Fifo),
             console,
-            hook_state: self.hook_state("creating", 0),
+            hook_output: self.hook_output(&hook_state)?,
+            hook_state,
             preserve_fds: self.preserve_fds,
             enter: None,
         })?;
@@ -270,19 +272,33 @@ impl Making<'_> {
         if let Some(path) = &self.options.pid_file {
             write_atomically(path, spawned.pid.to_string().as_bytes(), 0o644)?;
         }
-        if let Some(path) = &self.options.pidfd_socket {
+        // crun's form of --pidfd-socket.
+        let receiver = self.spec.annotations().as_ref().and_then(|all| all.get("run.oci.pidfd_receiver"));
+        let receiver = receiver.filter(|path| !path.is_empty()).map(Path::new);
+        for path in self.options.pidfd_socket.as_deref().into_iter().chain(receiver) {
             send_pidfd(path, spawned.pidfd.as_fd())?;
         }
         Ok(())
     }
 
+    /// Files that the hooks in the container write to: opened here, where paths are the host's.
+    fn hook_output(&self, state: &HookState) -> Result<HookOutput> {
+        let inside = |step: &Step| matches!(step, Step::ContainerHooks(_) | Step::StartHooks(_));
+        match self.plan.steps.iter().any(inside) {
+            true => Ok(HookOutput::open(&state.annotations)?),
+            false => Ok(HookOutput::default()),
+        }
+    }
+
     fn run_hooks(&self, pid: i32) -> Result<()> {
         let Some(hooks) = self.spec.hooks() else { return Ok(()) };
         let state = self.hook_state("creating", pid);
+        // runc is in the bundle then; its `start` and `delete` are where they were called.
+        let dir = Some(self.bundle);
         // The spec deprecates prestart; Docker still uses it.
         #[allow(deprecated)]
-        run_hooks("prestart", list(hooks.prestart()), &state)?;
-        run_hooks("createRuntime", list(hooks.create_runtime()), &state)?;
+        run_host_hooks("prestart", list(hooks.prestart()), &state, dir)?;
+        run_host_hooks("createRuntime", list(hooks.create_runtime()), &state, dir)?;
         Ok(())
     }
 
@@ -291,7 +307,7 @@ impl Making<'_> {
         if hooks.is_empty() {
             return Ok(());
         }
-        Ok(run_hooks("poststart", hooks, &self.hook_state("running", pid))?)
+        Ok(run_host_hooks("poststart", hooks, &self.hook_state("running", pid), Some(self.bundle))?)
     }
 
     fn hook_state(&self, status: &'static str, pid: i32) -> HookState {
@@ -316,9 +332,12 @@ impl Making<'_> {
         // runtime.md "Lifecycle": after a failed hook the container is destroyed, poststop hooks included.
         let hooks = self.spec.hooks().as_ref().map(|hooks| list(hooks.poststop())).unwrap_or_default();
         for hook in hooks {
-            if let Err(failure) =
-                run_hooks("poststop", std::slice::from_ref(hook), &self.hook_state("stopped", 0))
-            {
+            if let Err(failure) = run_host_hooks(
+                "poststop",
+                std::slice::from_ref(hook),
+                &self.hook_state("stopped", 0),
+                Some(self.bundle),
+            ) {
                 log::warn!("{failure}");
             }
         }

@@ -10,7 +10,7 @@ use super::spawn::{Launch, Spawned, spawn};
 use super::state::{Dir, IdRange, State, write_atomically};
 use super::{Error, ExecOptions, Result, Runtime, Started, Status};
 use crate::cgroup::Cgroup;
-use crate::init::{Gate, HookState, Kind};
+use crate::init::{Gate, HookOutput, HookState, Kind};
 
 /// A container that a process is about to be started in: its state and config.json, each read once.
 #[derive(Debug)]
@@ -77,6 +77,7 @@ fn start(container: &ExecTarget, options: &ExecOptions) -> Result<Started> {
         gate: Gate::Open,
         console: None,
         hook_state: hook_state(state),
+        hook_output: HookOutput::default(),
         preserve_fds: options.preserve_fds,
         enter: Some((init.as_fd(), state.namespace_flags())),
     };

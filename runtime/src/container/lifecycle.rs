@@ -12,7 +12,7 @@ use oci_spec::runtime::LinuxResources;
 use super::state::{Dir, ProcessStat, State, validate_id};
 use super::{ContainerState, Error, KillTarget, Result, Runtime, Status};
 use crate::cgroup::Cgroup;
-use crate::init::{Failure, HookState, run_hooks};
+use crate::init::{Failure, HookState, run_host_hooks};
 use crate::sys::process::{pidfd_open, pidfd_send_signal};
 
 /// A container as it is on disk and in the kernel.
@@ -78,7 +78,7 @@ pub(super) fn start(runtime: &Runtime, id: &str) -> Result<()> {
         return Ok(());
     }
     let state = hook_state(&container.state, "running", container.state.init_process_pid);
-    run_hooks("poststart", &hooks, &state).map_err(|failure| {
+    run_host_hooks("poststart", &hooks, &state, None).map_err(|failure| {
         // runtime.md "Lifecycle": a failed poststart hook stops the container.
         let _ = pidfd_send_signal(init.as_fd(), libc::SIGKILL);
         Error::Runtime(failure)
@@ -322,7 +322,7 @@ fn destroy(container: Loaded) -> Result<()> {
         let report = hook_state(&state, "stopped", 0);
         // runtime.md "Lifecycle": errors of poststop hooks are logged, the others still run.
         for hook in &hooks {
-            if let Err(failure) = run_hooks("poststop", std::slice::from_ref(hook), &report) {
+            if let Err(failure) = run_host_hooks("poststop", std::slice::from_ref(hook), &report, None) {
                 log::warn!("{failure}");
             }
         }

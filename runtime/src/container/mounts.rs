@@ -25,7 +25,7 @@ pub(super) fn prepare(plan: &Plan) -> Result<PreparedMounts, Failure> {
         Step::Mount(mount) => Some(mount),
         _ => None,
     });
-    let has_userns = plan.steps.iter().any(|step| matches!(step, Step::BecomeRoot));
+    let has_userns = plan.steps.iter().any(|step| matches!(step, Step::BecomeRoot(_)));
     prepare_mounts(mounts, has_userns)
 }
 

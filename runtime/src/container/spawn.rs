@@ -9,8 +9,8 @@ use super::Result;
 use super::idmap::{self, is_ordinary_user};
 use crate::cgroup::Cgroup;
 use crate::init::{
-    Channel, Context, Failure, Gate, Heard, HookState, InitContext, Kind, Received, join_namespaces,
-    open_namespaces,
+    Channel, Context, Failure, Gate, Heard, HookOutput, HookState, InitContext, Kind, Received,
+    join_namespaces, open_namespaces,
 };
 use crate::path::ProcFs;
 use crate::plan::{Entry, Plan};
@@ -33,6 +33,8 @@ pub struct Launch<'a> {
     pub console: Option<OwnedFd>,
     /// State for hooks inside the container.
     pub hook_state: HookState,
+    /// Where those hooks write.
+    pub hook_output: HookOutput,
     /// `--preserve-fds`.
     pub preserve_fds: u32,
     /// Exec: init's pidfd and the clone flags of the namespaces to enter.
@@ -90,6 +92,7 @@ pub fn spawn(launch: Launch<'_>) -> Result<Spawned> {
                 gate: launch.gate,
                 console: launch.console,
                 hook_state: launch.hook_state,
+                hook_output: launch.hook_output,
                 preserve_fds: launch.preserve_fds,
                 prepared,
                 hide: is_ordinary_user() && plan.id_maps.is_some(),

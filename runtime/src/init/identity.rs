@@ -10,7 +10,7 @@ use nix::unistd::{chdir, getcwd};
 
 use super::{Context, Failure};
 use crate::path::{Create, ProcFs, RootDir};
-use crate::plan::Identity;
+use crate::plan::{Identity, KeptGroups};
 use crate::security::capabilities;
 use crate::sys::prctl;
 use crate::sys::process::{RLimit, Resource, prlimit, set_gid, set_uid, setgroups};
@@ -19,11 +19,15 @@ use crate::sys::process::{RLimit, Resource, prlimit, set_gid, set_uid, setgroups
 ///
 /// # Errors
 /// EINVAL when 0 is not mapped.
-pub fn become_root() -> Result<(), Failure> {
-    match setgroups(&[]) {
-        // A namespace made without privilege denies setgroups(2) (user_namespaces(7)).
-        Err(e) if e.raw_os_error() != Some(libc::EPERM) => return Err(e).during("clear groups", String::new),
-        _ => {}
+pub fn become_root(groups: KeptGroups) -> Result<(), Failure> {
+    if groups == KeptGroups::None {
+        match setgroups(&[]) {
+            // A namespace made without privilege denies setgroups(2) (user_namespaces(7)).
+            Err(e) if e.raw_os_error() != Some(libc::EPERM) => {
+                return Err(e).during("clear groups", String::new);
+            }
+            _ => {}
+        }
     }
     set_gid(0).during("become group 0 of the user namespace", String::new)?;
     set_uid(0).during("become user 0 of the user namespace", String::new)?;

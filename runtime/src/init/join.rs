@@ -7,7 +7,7 @@ use nix::sys::stat::Mode;
 use oci_spec::runtime::LinuxNamespaceType;
 
 use super::{Context, Failure};
-use crate::plan::Join;
+use crate::plan::{Join, KeptGroups};
 use crate::sys::process::{namespace_type, setns};
 
 /// A namespace file, open.
@@ -51,7 +51,8 @@ pub fn join_namespaces(all: &[Opened]) -> Result<(), Failure> {
     }
     for ns in user {
         enter(ns)?;
-        super::identity::become_root()?;
+        // Groups are cleared, or not, by the step of the same name.
+        super::identity::become_root(KeptGroups::All)?;
     }
     later.into_iter().try_for_each(enter)
 }

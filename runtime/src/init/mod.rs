@@ -21,10 +21,11 @@ use oci_spec::runtime::Hook;
 
 pub use channel::{Channel, Heard, Kind, Received};
 pub use failure::{Context, Failure, io_reason, reason};
-pub use hooks::{HookState, run_hooks};
+pub use hooks::{HookOutput, HookState, run_host_hooks};
 pub use identity::limit_name;
 pub use join::{join_namespaces, open_namespaces};
 
+use self::hooks::HookSite;
 use crate::path::ProcFs;
 use crate::plan::{Identity, Mount, Plan, Step};
 use crate::rootfs::{self, Console, Rootfs};
@@ -63,6 +64,8 @@ pub struct InitContext<'a> {
     pub console: Option<OwnedFd>,
     /// State for the hooks that run in the container.
     pub hook_state: HookState,
+    /// Where those hooks write, opened on the host.
+    pub hook_output: HookOutput,
     /// How many descriptors after stdio the program keeps.
     pub preserve_fds: u32,
     /// What the runtime opened for the plan's mounts, by their number in it.
@@ -143,7 +146,7 @@ impl Init<'_> {
     fn step(&mut self, step: &Step) -> Result<(), Failure> {
         log::debug!("init: {step:?}");
         match step {
-            Step::BecomeRoot => identity::become_root(),
+            Step::BecomeRoot(groups) => identity::become_root(*groups),
             Step::Session => nix::unistd::setsid().map(drop).during("start session", String::new),
             Step::Keyring { id, joiner, label } => self.keyring(id, *joiner, label.as_deref()),
             Step::UnshareCgroup => crate::sys::process::unshare(libc::CLONE_NEWCGROUP as u64)
@@ -190,20 +193,31 @@ impl Init<'_> {
                 Ok(())
             }
             Step::Gate => self.gate(),
-            Step::StartHooks(hooks) => run_hooks("startContainer", hooks, &self.hook_state("created")),
+            Step::StartHooks(hooks) => self.run_hooks("startContainer", hooks, "created", &self.env),
         }
     }
 
-    /// For hooks that run in the container: config.md wants the pid as the container sees it.
+    fn run_hooks(
+        &self,
+        kind: &str,
+        hooks: &[Hook],
+        status: &'static str,
+        env: &[CString],
+    ) -> Result<(), Failure> {
+        let site = HookSite { dir: None, output: &self.context.hook_output, env };
+        hooks::run_hooks(kind, hooks, &self.hook_state(status), &site)
+    }
+
     /// In runc's surroundings: the directory of the rootfs, and the caller's umask in place of init's.
     fn container_hooks(&self, hooks: &[Hook]) -> Result<(), Failure> {
         nix::unistd::fchdir(self.rootfs()?.root().as_fd()).during("change directory to", || "rootfs")?;
         let own = nix::sys::stat::umask(self.caller_umask);
-        run_hooks("createContainer", hooks, &self.hook_state("creating"))?;
+        self.run_hooks("createContainer", hooks, "creating", &[])?;
         nix::sys::stat::umask(own);
         Ok(())
     }
 
+    /// For hooks that run in the container: config.md wants the pid as the container sees it.
     fn hook_state(&self, status: &'static str) -> HookState {
         HookState { status, pid: nix::unistd::getpid().as_raw(), ..self.context.hook_state.clone() }
     }

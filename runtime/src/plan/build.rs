@@ -7,7 +7,7 @@ use oci_spec::runtime::{LinuxNamespaceType, Process, Spec};
 use super::devices::device_steps;
 use super::mounts::{normal, plan_mount};
 use super::options::propagation;
-use super::process::{late_seccomp, process_steps, program, window_size};
+use super::process::{kept_groups, late_seccomp, process_steps, program, window_size};
 use super::{Facts, IdMaps, Join, MountSource, Namespaces, Plan, Step, SwitchRoot};
 use crate::security::keyring::Joiner;
 use crate::spec::{Error, list, namespace, sysctl_path};
@@ -40,7 +40,7 @@ pub fn plan(spec: &Spec, request: &Request<'_>, facts: &Facts) -> Result<Plan, E
 
     let mut steps = Vec::with_capacity(64);
     if user_namespace {
-        steps.push(Step::BecomeRoot);
+        steps.push(Step::BecomeRoot(kept_groups(spec)));
     }
     steps.push(Step::Session);
     if request.new_keyring {
@@ -81,7 +81,7 @@ pub fn exec_plan(spec: &Spec, process: &Process, id: &str, new_keyring: bool) ->
     let user_namespace = namespace(spec, LinuxNamespaceType::User).is_some();
     let mut steps = Vec::with_capacity(16);
     if user_namespace {
-        steps.push(Step::BecomeRoot);
+        steps.push(Step::BecomeRoot(kept_groups(spec)));
     }
     steps.push(Step::Session);
     if new_keyring {

@@ -7,7 +7,7 @@ use std::path::Path;
 
 use serde::Serialize;
 
-use super::{Device, Entry, Identity, Mount, MountSource, Options, Plan, Step, SwitchRoot};
+use super::{Device, Entry, Identity, KeptGroups, Mount, MountSource, Options, Plan, Step, SwitchRoot};
 use crate::sys::mount::Reach;
 
 /// Who takes a step.
@@ -153,8 +153,11 @@ fn init(step: &'static str, object: impl Into<String>, calls: &[&'static str]) -
 fn describe(step: &Step) -> Description {
     let path = |path: &Path| path.display().to_string();
     match step {
-        Step::BecomeRoot => {
+        Step::BecomeRoot(KeptGroups::None) => {
             init("become root", "of the user namespace", &["setgroups", "setresgid", "setresuid", "prctl"])
+        }
+        Step::BecomeRoot(KeptGroups::All) => {
+            init("become root", "of the user namespace", &["setresgid", "setresuid", "prctl"])
         }
         Step::Session => init("start session", "", &["setsid"]),
         Step::Keyring { id, .. } => init("join session keyring", format!("_ses.{id}"), &["keyctl"]),

@@ -131,7 +131,7 @@ pub struct IdMaps {
 #[derive(Clone, Debug)]
 pub enum Step {
     /// Become uid and gid 0 of the user namespace, before touching anything that it owns.
-    BecomeRoot,
+    BecomeRoot(KeptGroups),
     /// Start a session; every container process leads its own.
     Session,
     /// Join the session keyring named `_ses.<id>`.
@@ -234,6 +234,16 @@ pub enum Step {
     Gate,
     /// Run the startContainer hooks.
     StartHooks(Vec<Hook>),
+}
+
+/// What becomes of the supplementary groups that the runtime was started with.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum KeptGroups {
+    /// None is kept: the config's replace them.
+    None,
+    /// All are, and the config's are not set (annotation `run.oci.keep_original_groups=1`, crun's): an ordinary
+    /// user's container can use what those groups may.
+    All,
 }
 
 /// How the root is changed.

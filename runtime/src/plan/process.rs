@@ -5,7 +5,7 @@ use std::ffi::CString;
 use oci_spec::runtime::{LinuxPersonality, LinuxPersonalityDomain, PosixRlimitType, Process, Spec};
 
 use super::scheduling::{io_priority, memory_policy, scheduler};
-use super::{Identity, Program, Step};
+use super::{Identity, KeptGroups, Program, Step};
 use crate::security::capabilities::Sets;
 use crate::spec::{Error, list};
 use crate::sys::fs::WinSize;
@@ -41,7 +41,10 @@ pub(super) fn process_steps(spec: &Spec, process: &Process, steps: &mut Vec<Step
     steps.push(Step::Identity(Identity {
         uid: user.uid(),
         gid: user.gid(),
-        groups: Some(list(user.additional_gids()).to_vec()),
+        groups: match kept_groups(spec) {
+            KeptGroups::None => Some(list(user.additional_gids()).to_vec()),
+            KeptGroups::All => None,
+        },
         capabilities: process.capabilities().as_ref().map(Sets::from_spec).unwrap_or_default(),
         cwd: process.cwd().clone(),
         umask: user.umask().unwrap_or(0o022),
@@ -77,6 +80,12 @@ fn personality_bits(personality: &LinuxPersonality) -> Result<u32, Error> {
         flag.map(|(_, bit)| bits | bit)
             .ok_or_else(|| Error::Invalid(format!("linux.personality.flags: unknown flag {name:?}")))
     })
+}
+
+/// What the annotations say about the runtime's own groups.
+pub(super) fn kept_groups(spec: &Spec) -> KeptGroups {
+    let annotation = spec.annotations().as_ref().and_then(|all| all.get("run.oci.keep_original_groups"));
+    if annotation.is_some_and(|value| value == "1") { KeptGroups::All } else { KeptGroups::None }
 }
 
 pub(super) fn late_seccomp(spec: &Spec, process: &Process, steps: &mut Vec<Step>) {

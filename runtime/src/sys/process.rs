@@ -338,6 +338,25 @@ pub fn set_domainname(name: &str) -> io::Result<()> {
     check(unsafe { libc::syscall(libc::SYS_setdomainname, name.as_ptr(), name.len()) }).map(drop)
 }
 
+/// Lets a command's program begin as if it were started by hand: with no descriptor but stdio, and no signal
+/// blocked (the foreground commands block them all).
+pub fn only_stdio(command: &mut std::process::Command) {
+    use std::os::unix::process::CommandExt;
+    let settle = || {
+        super::fs::close_range(3, super::fs::CloseRange::CloseOnExec)?;
+        // SAFETY: sigset_t is plain data for which all-zero is valid.
+        let mut none: libc::sigset_t = unsafe { std::mem::zeroed() };
+        // SAFETY: both calls only read and write the set on this stack.
+        let code = unsafe {
+            libc::sigemptyset(&raw mut none);
+            libc::pthread_sigmask(libc::SIG_SETMASK, &raw const none, std::ptr::null_mut())
+        };
+        if code == 0 { Ok(()) } else { Err(io::Error::from_raw_os_error(code)) }
+    };
+    // SAFETY: in the forked child: two system calls, no allocation, no lock.
+    unsafe { command.pre_exec(settle) };
+}
+
 /// Whether this program was executed by a descriptor (execveat(2) with AT_EMPTY_PATH), as its auxiliary
 /// vector says: the kernel names it `/dev/fd/<n>` then.
 #[must_use]
