@@ -88,7 +88,9 @@ fn the_explained_calls_are_made_and_no_others() {
 #[test]
 fn explaining_needs_no_root_and_changes_nothing() {
     let Some(world) = enter("explaining_needs_no_root_and_changes_nothing") else { return };
-    let bundle = world.bundle();
+    let mut bundle = world.bundle();
+    // An ordinary user's container has a user namespace with that user's ids alone: no gid 5 for terminals.
+    bundle.set("/mounts", json!([{"destination": "/proc", "type": "proc", "source": "proc"}]));
     let c = world.container(&bundle);
     // The scratch directory is root's alone.
     fs::set_permissions(world.path(""), fs::Permissions::from_mode(0o755)).unwrap();
@@ -100,6 +102,7 @@ fn explaining_needs_no_root_and_changes_nothing() {
     let lines: Vec<&str> = call.stdout.lines().collect();
     assert!(lines[0].starts_with("  1 runtime make cgroup ") && lines[0].contains(&c.id), "{}", lines[0]);
     assert!(call.stdout.contains(" init    mount proc on /proc [fsopen fsconfig fsmount move_mount]\n"));
+    assert!(call.stdout.contains(" in new user,mount,") && call.stdout.contains(" map ids uids 0:65534:1 "));
     assert!(call.stdout.contains(&format!("join session keyring _ses.{}", c.id)));
     assert!(lines.last().unwrap().ends_with("[close_range execve]"));
     c.assert_nothing_left();

@@ -17,7 +17,8 @@ pub(super) const COMMAND: Command = Command {
     about: "print what create and start would do with a bundle, step by step, without doing it",
     usage: "[command options] [bundle]\n\n\
             Prints each step in order: who takes it (the runtime, or init: the container's first process), what it\n\
-            acts on, and the kernel calls. Needs no root and no container. The bundle is the current directory\n\
+            acts on, and the kernel calls. Needs no root and no container; it is explained for\n\
+            the user who asks. The bundle is the current directory\n\
             unless given.",
     arity: Arity::Between(0, 1),
     flags: || {
