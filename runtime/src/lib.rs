@@ -11,6 +11,7 @@ pub mod logging;
 pub mod net;
 pub mod path;
 pub mod plan;
+pub mod probe;
 pub mod rootfs;
 pub mod seccomp;
 pub mod security;

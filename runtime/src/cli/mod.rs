@@ -12,6 +12,7 @@ use crate::logging;
 use crate::sys::process::exit_now;
 
 mod args;
+mod check;
 mod console;
 mod create;
 mod delete;
@@ -73,6 +74,7 @@ struct Command {
 }
 
 static COMMANDS: &[&Command] = &[
+    &check::COMMAND,
     &create::COMMAND,
     &delete::COMMAND,
     &events::COMMAND,

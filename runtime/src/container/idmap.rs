@@ -107,7 +107,7 @@ impl Map<'_> {
 }
 
 /// newuidmap(1) or newgidmap(1), from $PATH.
-pub(super) fn find_helper(name: &str) -> Option<PathBuf> {
+pub(crate) fn find_helper(name: &str) -> Option<PathBuf> {
     find(name, std::env::var_os("PATH").as_deref())
 }
 

@@ -31,7 +31,9 @@ pub use exec::ExecTarget;
 pub use explain::{explain, explain_exec};
 
 pub use error::Error;
+pub(crate) use idmap::find_helper;
 pub use monitor::{Monitor, News};
+pub(crate) use rootless::ranges as id_ranges;
 
 /// Result of a container operation.
 pub type Result<T> = std::result::Result<T, Error>;

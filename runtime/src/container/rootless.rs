@@ -70,7 +70,7 @@ fn show(map: &[oci_spec::runtime::LinuxIdMapping]) -> String {
 }
 
 /// The caller's ranges in a file of the form of subuid(5). One that can't be read gives none.
-fn ranges(file: &str) -> Vec<(u32, u32)> {
+pub(crate) fn ranges(file: &str) -> Vec<(u32, u32)> {
     let uid = geteuid().as_raw();
     let read = |path: &str| std::fs::read_to_string(path).unwrap_or_default();
     let name = user_name(&read("/etc/passwd"), uid);

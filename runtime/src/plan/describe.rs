@@ -7,7 +7,9 @@ use std::path::Path;
 
 use serde::Serialize;
 
-use super::{Device, Entry, Identity, KeptGroups, Mount, MountSource, Options, Plan, Step, SwitchRoot};
+use super::{
+    Device, Entry, Identity, KeptGroups, Mount, MountSource, Options, Outside, Plan, Step, SwitchRoot,
+};
 use crate::sys::mount::Reach;
 
 /// Who takes a step.
@@ -88,27 +90,7 @@ impl Plan {
             let object = format!("uids {} gids {}", text(&maps.uids), text(&maps.gids));
             all.push(Description::by_runtime("map ids", object, &["write"]));
         }
-        let outside = &self.outside;
-        let cpus = match (&outside.affinity.initial, &outside.affinity.last) {
-            (_, Some(_)) => "those of process.execCPUAffinity.final",
-            (Some(_), None) => "those of process.execCPUAffinity.initial",
-            (None, None) => "all of the cgroup's",
-        };
-        all.push(Description::by_runtime("set CPUs", cpus, &["sched_setaffinity"]));
-        for (name, inside) in &outside.net_devices {
-            let object = format!("{name} as {inside}");
-            all.push(Description::by_runtime(
-                "move network device",
-                object,
-                &["sendto", "recvfrom", "setns"],
-            ));
-        }
-        if !outside.raise_limits.is_empty() {
-            all.push(Description::by_runtime("raise limits", limits(&outside.raise_limits), &["prlimit64"]));
-        }
-        if let Some(value) = outside.oom_score_adj {
-            all.push(Description::by_runtime("set oom_score_adj", value.to_string(), &["write"]));
-        }
+        all.extend(describe_outside(&self.outside));
         all
     }
 
@@ -120,6 +102,27 @@ impl Plan {
         all.push(Description::by_init("execute", args.join(" "), &["close_range", "execve"]));
         all
     }
+}
+
+fn describe_outside(outside: &Outside) -> Vec<Description> {
+    let Outside { oom_score_adj, raise_limits, affinity, net_devices } = outside;
+    let cpus = match (&affinity.initial, &affinity.last) {
+        (_, Some(_)) => "those of process.execCPUAffinity.final",
+        (Some(_), None) => "those of process.execCPUAffinity.initial",
+        (None, None) => "all of the cgroup's",
+    };
+    let mut all = vec![Description::by_runtime("set CPUs", cpus, &["sched_setaffinity"])];
+    for (name, inside) in net_devices {
+        let object = format!("{name} as {inside}");
+        all.push(Description::by_runtime("move network device", object, &["sendto", "recvfrom", "setns"]));
+    }
+    if !raise_limits.is_empty() {
+        all.push(Description::by_runtime("raise limits", limits(raise_limits), &["prlimit64"]));
+    }
+    if let Some(value) = oom_score_adj {
+        all.push(Description::by_runtime("set oom_score_adj", value.to_string(), &["write"]));
+    }
+    all
 }
 
 /// The runtime-spec's words for the CLONE_NEW* flags.

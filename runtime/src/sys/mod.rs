@@ -9,6 +9,7 @@ pub mod bump;
 pub mod fs;
 pub mod mount;
 pub mod prctl;
+pub mod probe;
 pub mod process;
 pub mod regex;
 pub mod sched;
