@@ -77,6 +77,15 @@ pub enum Received {
     End,
 }
 
+impl Received {
+    fn parse(mut bytes: Vec<u8>) -> io::Result<Received> {
+        let Some(byte) = bytes.first() else { return Ok(Received::End) };
+        let kind = Kind::from_byte(*byte).ok_or_else(|| io::Error::from_raw_os_error(libc::EPROTO))?;
+        bytes.remove(0);
+        Ok(Received::Message(kind, bytes))
+    }
+}
+
 /// What the runtime hears from init when it waits for one kind of message.
 #[derive(Debug)]
 pub enum Heard {
@@ -126,6 +135,16 @@ impl Channel {
         Ok(())
     }
 
+    /// Init's side: sends a message without payload by write(2), the one call that every seccomp profile
+    /// allows. The caller may have SIGPIPE at its default: without the runtime it has no reason to live.
+    ///
+    /// # Errors
+    /// EPIPE when the runtime is gone and SIGPIPE ignored.
+    pub fn tell(&self, kind: Kind) -> io::Result<()> {
+        nix::unistd::write(&self.fd, &[kind as u8])?;
+        Ok(())
+    }
+
     /// Waits for the next message from init and the descriptor that may come with it.
     ///
     /// # Errors
@@ -158,16 +177,7 @@ impl Channel {
             }
         };
         buffer.truncate(length);
-        match buffer.first() {
-            None => Ok((Received::End, fd)),
-            Some(byte) => match Kind::from_byte(*byte) {
-                Some(kind) => {
-                    buffer.remove(0);
-                    Ok((Received::Message(kind, buffer), fd))
-                }
-                None => Err(io::Error::from_raw_os_error(libc::EPROTO)),
-            },
-        }
+        Ok((Received::parse(buffer)?, fd))
     }
 
     /// The runtime's side: waits for `wanted`.
@@ -189,7 +199,16 @@ impl Channel {
     /// EPROTO for a message out of order, EPIPE when the runtime is gone.
     pub fn expect(&self, wanted: Kind) -> io::Result<Vec<u8>> {
         let capacity = if wanted == Kind::Filter { MAX_FILTER } else { MAX_PLAIN };
-        match self.receive(capacity)?.0 {
+        // By read(2): a seccomp profile may be in force already, and no descriptor is to come.
+        let mut buffer = vec![0u8; capacity];
+        let length = loop {
+            match nix::unistd::read(&self.fd, &mut buffer) {
+                Err(Errno::EINTR | Errno::ECONNRESET) => {}
+                other => break other?,
+            }
+        };
+        buffer.truncate(length);
+        match Received::parse(buffer)? {
             Received::Message(kind, payload) if kind == wanted => Ok(payload),
             Received::Message(..) => Err(io::Error::from_raw_os_error(libc::EPROTO)),
             Received::End => Err(io::Error::from_raw_os_error(libc::EPIPE)),

@@ -26,8 +26,8 @@ pub use identity::limit_name;
 pub use join::{join_namespaces, open_namespaces};
 
 use self::hooks::HookSite;
-use crate::path::ProcFs;
-use crate::plan::{Identity, Mount, Plan, Step};
+use crate::path::{Descriptors, ProcFs};
+use crate::plan::{Mount, Plan, Step};
 use crate::rootfs::{self, Console, Rootfs};
 use crate::seccomp::Filter;
 use crate::security::{apparmor, keyring, selinux};
@@ -83,6 +83,10 @@ struct Init<'a> {
     program: Option<CString>,
     env: Vec<CString>,
     filter: Option<Filter>,
+    /// For what is opened again under a filter that may deny openat2(2).
+    descriptors: Option<Descriptors>,
+    /// Whether all but the program's descriptors close at execve.
+    closing: bool,
     /// exec.fifo's write end after the gate: it closes at execve, which tells `start` that the program
     /// runs, and takes the reason when it does not.
     started: Option<OwnedFd>,
@@ -102,6 +106,8 @@ pub fn run(context: InitContext<'_>) -> ! {
         mounted: 0,
         program: None,
         filter: None,
+        descriptors: None,
+        closing: false,
         started: None,
         caller_umask: nix::sys::stat::Mode::S_IWGRP | nix::sys::stat::Mode::S_IWOTH,
     };
@@ -187,7 +193,8 @@ impl Init<'_> {
             Step::SelinuxLabel(label) => self.selinux(label),
             Step::NoNewPrivileges => prctl::set_no_new_privs().during("set no_new_privs", String::new),
             Step::Seccomp => self.seccomp(),
-            Step::Identity(identity) => self.become_user(identity),
+            Step::UserFiles { uid, cwd } => self.user_files(*uid, cwd),
+            Step::Identity(identity) => identity::assume(identity, &self.context.proc),
             Step::FindProgram => {
                 self.program = Some(program::find(&self.context.plan.program)?);
                 Ok(())
@@ -222,19 +229,19 @@ impl Init<'_> {
         HookState { status, pid: nix::unistd::getpid().as_raw(), ..self.context.hook_state.clone() }
     }
 
-    fn become_user(&mut self, identity: &Identity) -> Result<(), Failure> {
-        rootfs::settle_stdio(self.rootfs.as_ref(), identity.uid)?;
+    fn user_files(&mut self, uid: u32, cwd: &Path) -> Result<(), Failure> {
+        rootfs::settle_stdio(self.rootfs.as_ref(), uid)?;
         if let Some(rootfs) = &self.rootfs {
-            identity::make_cwd(rootfs.root(), &identity.cwd)?;
+            identity::make_cwd(rootfs.root(), cwd)?;
         }
         if self.context.plan.program.set_home {
             let home = match &self.rootfs {
-                Some(rootfs) => program::home(rootfs.root(), identity.uid),
-                None => program::home(&program::current_root().during("open", || "/")?, identity.uid),
+                Some(rootfs) => program::home(rootfs.root(), uid),
+                None => program::home(&program::current_root().during("open", || "/")?, uid),
             };
             self.env.push(home_variable(&home));
         }
-        identity::assume(identity, &self.context.proc)
+        Ok(())
     }
 
     fn rootfs(&self) -> Result<&Rootfs, Failure> {
@@ -325,7 +332,14 @@ impl Init<'_> {
     }
 
     /// Loads the filter. The runtime compiled it meanwhile; it waits in the channel.
+    ///
+    /// Profiles are written for programs and for runc: openat2(2), close_range(2) and the like may be denied
+    /// from here on, so what needs them is done before.
     fn seccomp(&mut self) -> Result<(), Failure> {
+        self.close_at_exec()?;
+        if matches!(self.context.gate, Gate::Fifo(_)) && self.started.is_none() {
+            self.descriptors = Some(self.context.proc.descriptors().during("open", || "/proc/self/fd")?);
+        }
         let filter = match self.filter.take() {
             Some(filter) => filter,
             None => self.receive_filter()?,
@@ -359,9 +373,12 @@ impl Init<'_> {
                 exit_on(&[libc::SIGHUP, libc::SIGINT, libc::SIGQUIT, libc::SIGTERM])
                     .during("set signal handlers", String::new)?;
                 prctl::set_pdeathsig(0).during("clear parent death signal", String::new)?;
-                self.context.channel.send(Kind::Ready).during("tell the runtime", || "that init is ready")?;
-                let writer =
-                    self.context.proc.reopen(fifo.as_fd(), OFlag::O_WRONLY).during("open", || "exec.fifo")?;
+                self.context.channel.tell(Kind::Ready).during("tell the runtime", || "that init is ready")?;
+                let writer = match &self.descriptors {
+                    Some(descriptors) => descriptors.reopen(fifo.as_fd(), OFlag::O_WRONLY),
+                    None => self.context.proc.reopen(fifo.as_fd(), OFlag::O_WRONLY),
+                }
+                .during("open", || "exec.fifo")?;
                 nix::unistd::write(&writer, b"0").during("write", || "exec.fifo")?;
                 self.started = Some(writer);
                 Ok(())
@@ -369,15 +386,22 @@ impl Init<'_> {
         }
     }
 
+    /// Marks all descriptors but the program's; those opened later are marked as they are opened.
+    fn close_at_exec(&mut self) -> Result<(), Failure> {
+        if !self.closing {
+            let keep = self.context.preserve_fds.saturating_add(3);
+            close_range(keep, CloseRange::CloseOnExec).during("close descriptors", String::new)?;
+            self.closing = true;
+        }
+        Ok(())
+    }
+
     fn exec(&mut self) -> Failure {
         // exec.fifo's start, or `run`, must not end the program when the runtime exits.
         if let Err(failure) = prctl::set_pdeathsig(0).during("clear parent death signal", String::new) {
             return failure;
         }
-        let keep = self.context.preserve_fds.saturating_add(3);
-        if let Err(failure) =
-            close_range(keep, CloseRange::CloseOnExec).during("close descriptors", String::new)
-        {
+        if let Err(failure) = self.close_at_exec() {
             return failure;
         }
         match &self.program {

@@ -9,5 +9,5 @@
 mod proc;
 mod root;
 
-pub use proc::ProcFs;
+pub use proc::{Descriptors, ProcFs};
 pub use root::{Create, Found, RootDir};

@@ -59,10 +59,31 @@ impl ProcFs {
     /// # Errors
     /// Those of open(2).
     pub fn reopen(&self, fd: BorrowedFd<'_>, flags: OFlag) -> io::Result<OwnedFd> {
-        // The directory is verified not to be mounted over; the one magic link after it is the point.
-        let dir = self.open(Path::new("self/fd"), OFlag::O_PATH | OFlag::O_DIRECTORY)?;
+        self.descriptors()?.reopen(fd, flags)
+    }
+
+    /// `/proc/self/fd` of the calling process, verified not to be mounted over.
+    ///
+    /// # Errors
+    /// Those of [`ProcFs::open`].
+    pub fn descriptors(&self) -> io::Result<Descriptors> {
+        self.open(Path::new("self/fd"), OFlag::O_PATH | OFlag::O_DIRECTORY).map(Descriptors)
+    }
+}
+
+/// A process's `/proc/self/fd`, for the process that opened it.
+#[derive(Debug)]
+pub struct Descriptors(OwnedFd);
+
+impl Descriptors {
+    /// As [`ProcFs::reopen`], but by openat(2) alone, which seccomp profiles allow that know no openat2(2).
+    ///
+    /// # Errors
+    /// Those of open(2).
+    pub fn reopen(&self, fd: BorrowedFd<'_>, flags: OFlag) -> io::Result<OwnedFd> {
+        // The one magic link below the verified directory is the point.
         let name = fd.as_raw_fd().to_string();
-        Ok(openat(dir, name.as_str(), flags | OFlag::O_CLOEXEC, Mode::empty())?)
+        Ok(openat(&self.0, name.as_str(), flags | OFlag::O_CLOEXEC, Mode::empty())?)
     }
 }
 

@@ -288,6 +288,8 @@ mod tests {
         let plan = plan(&spec, &request(), &Facts::default()).unwrap();
         let seccomp = index(&plan, |s| matches!(s, Step::Seccomp));
         assert!(seccomp < index(&plan, |s| matches!(s, Step::Identity(_))));
+        let files = index(&plan, |s| matches!(s, Step::UserFiles { .. }));
+        assert!(files < seccomp, "what opens files must not be under the filter");
     }
 
     #[test]

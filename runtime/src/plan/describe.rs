@@ -210,11 +210,16 @@ fn describe(step: &Step) -> Description {
         Step::IoPriority { name, .. } => init("set I/O priority", name, &["ioprio_set"]),
         Step::AppArmor(profile) => init("set AppArmor profile", profile, &["write"]),
         Step::SelinuxLabel(label) => init("set SELinux label", label, &["write"]),
+        Step::UserFiles { uid, cwd } => init(
+            "prepare stdio, cwd and HOME",
+            format!("uid {uid}, {}", path(cwd)),
+            &["newfstatat", "openat2"],
+        ),
         Step::NoNewPrivileges => init("set no_new_privs", "", &["prctl"]),
-        Step::Seccomp => init("load seccomp filter", "", &["recvmsg", "seccomp"]),
+        Step::Seccomp => init("load seccomp filter", "", &["read", "seccomp"]),
         Step::Identity(identity) => describe_identity(identity),
         Step::FindProgram => init("find the program", "in PATH", &["openat2"]),
-        Step::Gate => init("wait for start", "", &["recvmsg"]),
+        Step::Gate => init("wait for start", "", &["read"]),
         Step::StartHooks(hooks) => init("run hooks", hook_names("startContainer", hooks), &["execve"]),
     }
 }

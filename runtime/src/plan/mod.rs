@@ -222,6 +222,14 @@ pub enum Step {
     AppArmor(String),
     /// SELinux label from exec on.
     SelinuxLabel(String),
+    /// What the program's user needs of the rootfs, before a seccomp filter can be in the way: its stdio,
+    /// its working directory, HOME from its passwd(5) line.
+    UserFiles {
+        /// The program's user.
+        uid: u32,
+        /// The program's working directory.
+        cwd: PathBuf,
+    },
     /// PR_SET_NO_NEW_PRIVS.
     NoNewPrivileges,
     /// Load the seccomp filter that the parent compiled.

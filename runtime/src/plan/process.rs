@@ -31,13 +31,14 @@ pub(super) fn process_steps(spec: &Spec, process: &Process, steps: &mut Vec<Step
     let set = |text: &Option<String>| text.clone().filter(|text| !text.is_empty());
     steps.extend(set(process.apparmor_profile()).map(Step::AppArmor));
     steps.extend(set(process.selinux_label()).map(Step::SelinuxLabel));
+    let user = process.user();
+    steps.push(Step::UserFiles { uid: user.uid(), cwd: process.cwd().clone() });
     if no_new_privileges(process) {
         steps.push(Step::NoNewPrivileges);
     } else if has_seccomp(spec) {
         // Without no_new_privs the load needs CAP_SYS_ADMIN, which Identity may drop (seccomp(2)).
         steps.push(Step::Seccomp);
     }
-    let user = process.user();
     steps.push(Step::Identity(Identity {
         uid: user.uid(),
         gid: user.gid(),
