@@ -12,6 +12,7 @@ pub mod net;
 pub mod path;
 pub mod plan;
 pub mod probe;
+pub mod resctrl;
 pub mod rootfs;
 pub mod seccomp;
 pub mod security;

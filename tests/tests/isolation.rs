@@ -105,7 +105,7 @@ fn the_session_keyring_is_searchable_by_those_inside() {
             with_user_namespace(&mut bundle);
         }
         let c = world.container(&bundle).started();
-        let line = c.sh(&format!("grep '_ses.{}:' /proc/keys | awk '{{print $5}}'", c.id));
+        let line = c.sh(&format!("grep '_ses.{}:' /proc/keys | awk '{{print $5}}' | sort", c.id));
         // runc's exec makes another keyring of that name in a user namespace.
         let permissions = if user_namespace && world.is_runc() { "3f130000\n3f130008" } else { permissions };
         assert_eq!(line, permissions, "in a user namespace: {user_namespace}");
@@ -238,4 +238,31 @@ fn a_selinux_label_without_selinux() {
     let c = world.container(&bundle).started();
     c.exec(&["--process-label", "a:b:c:s0"], &["true"]).fails(255, words);
     c.finish();
+}
+
+/// Machines with resctrl are few: what is done there is tested on a fake tree in `runtime/src/resctrl.rs`.
+#[test]
+fn intel_rdt_without_resctrl() {
+    let Some(world) = World::enter("intel_rdt_without_resctrl") else { return };
+    let mounts = std::fs::read_to_string("/proc/self/mountinfo").unwrap();
+    if mounts.contains(" - resctrl ") {
+        skip::<()>("intel_rdt_without_resctrl", "this machine has resctrl");
+        return;
+    }
+    let rdt = |value: Value| move |b: &mut Bundle| _ = b.set("/linux/intelRdt", value);
+    if !world.is_runc() {
+        // Older ones let these pass.
+        let words = "intelRdt is specified in config, but Intel RDT is not enabled";
+        fails(&world, rdt(json!({})), words);
+        fails(&world, rdt(json!({"closID": "gold"})), words);
+        fails(
+            &world,
+            rdt(json!({"memBwSchema": "L3:0=f"})),
+            "intelRdt.memBwSchema \"L3:0=f\" must be one line",
+        );
+        fails(&world, rdt(json!({"schemata": ["a\nb"]})), "intelRdt.schemata: \"a\\nb\" must be one line");
+        fails(&world, rdt(json!({"closID": "mon_groups"})), "invalid intelRdt.ClosID \"mon_groups\"");
+    }
+    let id = "..";
+    fails(&world, rdt(json!({"closID": id})), "invalid intelRdt.ClosID \"..\"");
 }

@@ -17,6 +17,7 @@ use super::{
 use crate::cgroup::{Cgroup, Layout, Mode as CgroupMode, OnDenied};
 use crate::init::{Gate, HookOutput, HookState, Kind, run_host_hooks};
 use crate::plan::{CgroupView, Facts, IdMaps, Plan, Request, Step, SwitchRoot};
+use crate::resctrl::Group;
 use crate::spec::list;
 
 /// Whether the program is held back until `start`.
@@ -37,6 +38,12 @@ pub(super) fn create(runtime: &Runtime, options: CreateOptions, when: StartWhen)
     check_preserved(preserve_fds)?;
     let console = connect_console(&options.console, &spec)?;
     check_rootfs(&plan.rootfs)?;
+    let intel_rdt = spec.linux().as_ref().and_then(|linux| linux.intel_rdt().as_ref());
+    let resctrl = intel_rdt.map(|_| crate::resctrl::root()).transpose()?;
+    let group = match (intel_rdt, &resctrl) {
+        (Some(config), Some(root)) => Some(Group::new(root, config, &options.id)?),
+        _ => None,
+    };
 
     dir.create()?;
     let making = Making {
@@ -48,6 +55,7 @@ pub(super) fn create(runtime: &Runtime, options: CreateOptions, when: StartWhen)
         cgroup: &cgroup,
         dir: &dir,
         preserve_fds,
+        group,
     };
     making.run(console, when).inspect_err(|_| making.undo())
 }
@@ -110,6 +118,8 @@ struct Making<'a> {
     dir: &'a Dir,
     /// How many descriptors from 3 on the program gets.
     preserve_fds: u32,
+    /// Its group in resctrl.
+    group: Option<Group<'a>>,
 }
 
 impl Making<'_> {
@@ -129,6 +139,9 @@ impl Making<'_> {
                 "Creating a rootless container with no cgroup and no private pid namespace. Such configuration is \
                  strongly discouraged (as it is impossible to properly kill all container's processes)"
             );
+        }
+        if let Some(group) = &self.group {
+            group.make()?;
         }
         let none = LinuxResources::default();
         let resources = self.resources().unwrap_or(&none);
@@ -150,6 +163,7 @@ impl Making<'_> {
             hook_state,
             preserve_fds: self.preserve_fds,
             enter: None,
+            resctrl: self.group.iter().flat_map(Group::dirs).map(Path::to_owned).collect(),
         })?;
         let apply_limits = || match devices_first {
             _ if !self.has_cgroup() => Ok(()),
@@ -263,6 +277,11 @@ impl Making<'_> {
         let (id, keyring) = (&self.options.id, self.options.new_keyring);
         let mut state = State::new(self.runtime, id, self.bundle, self.spec, &self.plan.rootfs, keyring);
         state.cgroup_paths = self.cgroup.paths();
+        if let Some(group) = &self.group {
+            state.intel_rdt_path = group.dir().display().to_string();
+            state.intel_rdt_mon_path =
+                group.monitoring().map(|dir| dir.display().to_string()).unwrap_or_default();
+        }
         state.config_file = self.options.config.clone();
         state
     }
@@ -341,9 +360,12 @@ impl Making<'_> {
                 log::warn!("{failure}");
             }
         }
-        for (what, result) in
-            [("cgroup", self.cgroup.remove().map_err(Error::from)), ("state", self.dir.remove())]
-        {
+        let group = self.group.as_ref().map_or(Ok(()), Group::undo);
+        for (what, result) in [
+            ("cgroup", self.cgroup.remove().map_err(Error::from)),
+            ("resctrl", group.map_err(Error::from)),
+            ("state", self.dir.remove()),
+        ] {
             if let Err(error) = result {
                 log::warn!("after a failed create: {what}: {error}");
             }

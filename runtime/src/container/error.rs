@@ -63,6 +63,9 @@ pub enum Error {
     /// A cgroup could not be made, changed, read or removed.
     #[error(transparent)]
     Cgroup(#[from] crate::cgroup::Error),
+    /// A resctrl group could not be made, joined or removed.
+    #[error(transparent)]
+    Resctrl(#[from] crate::resctrl::Error),
     /// The seccomp profile can't be compiled.
     #[error("unable to compile seccomp profile: {0}")]
     Seccomp(#[from] crate::seccomp::Error),

@@ -80,6 +80,7 @@ fn start(container: &ExecTarget, options: &ExecOptions) -> Result<Started> {
         hook_output: HookOutput::default(),
         preserve_fds: options.preserve_fds,
         enter: Some((init.as_fd(), state.namespace_flags())),
+        resctrl: state.resctrl_dirs(),
     };
     let spawned = match spawn(Launch { console, ..launch(&target) }) {
         // The container has moved its processes below its cgroup and enabled controllers there, so that

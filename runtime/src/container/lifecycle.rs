@@ -317,6 +317,7 @@ fn destroy(container: Loaded) -> Result<()> {
         cgroup.kill(libc::SIGKILL)?;
     }
     cgroup.remove()?;
+    state.remove_resctrl()?;
     let hooks = state.hooks("poststop");
     if !hooks.is_empty() {
         let report = hook_state(&state, "stopped", 0);

@@ -4,6 +4,7 @@
 use std::fs::File;
 use std::io::Read;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::path::PathBuf;
 
 use super::Result;
 use super::idmap::{self, is_ordinary_user};
@@ -14,6 +15,7 @@ use crate::init::{
 };
 use crate::path::ProcFs;
 use crate::plan::{Entry, Plan};
+use crate::resctrl::add_process;
 use crate::sys::prctl;
 use crate::sys::process::{
     CLONE_NEWTIME, Exit, Fork, WaitFor, WaitMode, clone3, exit_now, setns, unshare, wait,
@@ -39,6 +41,8 @@ pub struct Launch<'a> {
     pub preserve_fds: u32,
     /// Exec: init's pidfd and the clone flags of the namespaces to enter.
     pub enter: Option<(BorrowedFd<'a>, i32)>,
+    /// Directories in resctrl that the process is added to.
+    pub resctrl: Vec<PathBuf>,
 }
 
 /// A process that was cloned and waits for [`Kind::Go`].
@@ -118,7 +122,11 @@ pub fn spawn(launch: Launch<'_>) -> Result<Spawned> {
                     receive_init(ours, &pidfd)?
                 }
             };
-            prepare(&spawned, plan, cgroup, in_cgroup).map_err(|error| spawned.own_words(error))?;
+            let joined = launch.resctrl.iter().try_for_each(|dir| add_process(dir, spawned.pid));
+            joined
+                .map_err(super::Error::from)
+                .and_then(|()| prepare(&spawned, plan, cgroup, in_cgroup))
+                .map_err(|error| spawned.own_words(error))?;
             Ok(spawned)
         }
     }

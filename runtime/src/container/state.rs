@@ -51,6 +51,9 @@ pub struct State {
     /// Directory in resctrl.
     #[serde(default)]
     pub intel_rdt_path: String,
+    /// Directory of its monitoring group.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub intel_rdt_mon_path: String,
 }
 
 /// The part of runc's libcontainer configuration that is needed after create.
@@ -91,6 +94,9 @@ pub struct Config {
     /// Only ever [`UNUSABLE_SECCOMP`]: runc's form of the profile is not written.
     #[serde(skip_deserializing, skip_serializing_if = "Option::is_none")]
     pub seccomp: Option<serde_json::Value>,
+    /// `linux.intelRdt`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub intel_rdt: Option<IntelRdt>,
     /// Hooks that run after create.
     #[serde(default, rename = "Hooks")]
     pub hooks: Option<BTreeMap<String, Option<Vec<HookConfig>>>>,
@@ -151,6 +157,14 @@ pub struct CgroupConfig {
     /// Whether systemd made it.
     #[serde(default, rename = "Systemd")]
     pub systemd: bool,
+}
+
+/// The part of runc's object for resctrl that says whose the group is.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+pub struct IntelRdt {
+    /// The host's class of service; empty when the container has one of its own, which ends with it.
+    #[serde(default, rename = "closID")]
+    pub clos_id: String,
 }
 
 /// A hook in runc's words.
@@ -237,6 +251,9 @@ impl State {
                 seccomp: linux
                     .and_then(|linux| linux.seccomp().as_ref())
                     .map(|_| serde_json::json!({ "default_action": UNUSABLE_SECCOMP })),
+                intel_rdt: linux
+                    .and_then(|linux| linux.intel_rdt().as_ref())
+                    .map(|config| IntelRdt { clos_id: config.clos_id().clone().unwrap_or_default() }),
                 hooks: hooks(spec),
             },
             // runc: both of the config's.
@@ -246,6 +263,7 @@ impl State {
             external_descriptors: vec!["/dev/null".to_owned(); 3],
             config_file: None,
             intel_rdt_path: String::new(),
+            intel_rdt_mon_path: String::new(),
         }
     }
 
@@ -265,6 +283,23 @@ impl State {
             .map(|(_, name, file)| ((*name).to_owned(), format!("/proc/{pid}/ns/{file}").into()))
             .collect();
         Ok(())
+    }
+
+    /// Directories in resctrl that a process of exec joins: those that exist, as in runc. None when the config has
+    /// no intelRdt, since runc notes a path even then.
+    pub fn resctrl_dirs(&self) -> Vec<PathBuf> {
+        let all = [&self.intel_rdt_path, &self.intel_rdt_mon_path].into_iter().map(PathBuf::from);
+        let all = all.filter(|dir| self.config.intel_rdt.is_some() && dir.is_dir());
+        all.collect()
+    }
+
+    /// Removes the container's groups in resctrl. A group with a closID is the host's and stays, but for the
+    /// container's part of it.
+    pub fn remove_resctrl(&self) -> Result<()> {
+        let Some(config) = &self.config.intel_rdt else { return Ok(()) };
+        let own = config.clos_id.is_empty().then_some(&self.intel_rdt_path);
+        let dirs = [Some(&self.intel_rdt_mon_path), own].into_iter().flatten().filter(|dir| !dir.is_empty());
+        Ok(dirs.into_iter().try_for_each(|dir| crate::resctrl::remove(Path::new(dir)))?)
     }
 
     /// Absolute path of the bundle.

@@ -3,7 +3,7 @@
 use oci_spec::runtime::{LinuxNamespaceType, Spec};
 
 use super::rules::invalid;
-use super::{Error, namespace};
+use super::{Error, list, namespace};
 
 /// config-linux.md "Offset for Time Namespace": of the clocks that have one, in a namespace that is made.
 pub(super) fn time_offsets(spec: &Spec) -> Result<(), Error> {
@@ -49,6 +49,30 @@ pub(super) fn net_devices(spec: &Spec) -> Result<(), Error> {
         if !inside.insert(inside_name) {
             return invalid(format!("linux.netDevices: two devices would have the name {inside_name:?}"));
         }
+    }
+    Ok(())
+}
+
+/// config-linux.md "IntelRdt": a group's name is one path component (or the default group), a schema one line.
+pub(super) fn intel_rdt(spec: &Spec) -> Result<(), Error> {
+    let Some(config) = spec.linux().as_ref().and_then(|linux| linux.intel_rdt().as_ref()) else {
+        return Ok(());
+    };
+    if let Some(id) = config.clos_id() {
+        // What resctrl itself has in each group.
+        let taken = matches!(id.as_str(), "." | ".." | "info" | "mon_groups" | "mon_data");
+        if taken || id.contains('\0') || (id != "/" && id.contains('/')) {
+            return invalid(format!("invalid intelRdt.ClosID {id:?}"));
+        }
+    }
+    let bandwidth = config.mem_bw_schema().as_deref().unwrap_or_default();
+    if !bandwidth.is_empty() && (!bandwidth.starts_with("MB:") || bandwidth.contains('\n')) {
+        return invalid(format!(
+            "intelRdt.memBwSchema {bandwidth:?} must be one line that starts with \"MB:\""
+        ));
+    }
+    if let Some(line) = list(config.schemata()).iter().find(|line| line.contains('\n') || line.is_empty()) {
+        return invalid(format!("intelRdt.schemata: {line:?} must be one line"));
     }
     Ok(())
 }

@@ -19,6 +19,7 @@ const RULES: &[Rule] = &[
     super::linux::net_devices,
     super::id_maps::rule,
     super::linux::sysctls,
+    super::linux::intel_rdt,
     memory_policy,
     security_paths,
     hooks,
@@ -211,12 +212,11 @@ fn hooks(spec: &Spec) -> Result<(), Error> {
 /// Fields that later work brings. Never ignored in silence.
 fn not_supported_yet(spec: &Spec) -> Result<(), Error> {
     let unsupported = |field| Err(Error::Unsupported(field));
-    let Some(linux) = spec.linux() else { return unsupported("a config without linux") };
+    if spec.linux().is_none() {
+        return unsupported("a config without linux");
+    }
     if namespace(spec, LinuxNamespaceType::Mount).is_none() {
         return unsupported("a container without a mount namespace");
-    }
-    if linux.intel_rdt().is_some() {
-        return unsupported("linux.intelRdt");
     }
     Ok(())
 }
