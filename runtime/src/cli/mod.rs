@@ -26,6 +26,7 @@ mod help;
 mod json;
 mod kill;
 mod list;
+mod mounts;
 mod options;
 mod pause;
 mod proc_table;
@@ -83,6 +84,7 @@ static COMMANDS: &[&Command] = &[
     &features::COMMAND,
     &kill::COMMAND,
     &list::COMMAND,
+    &mounts::COMMAND,
     &pause::COMMAND,
     &ps::COMMAND,
     &resume::COMMAND,
@@ -97,7 +99,7 @@ static COMMANDS: &[&Command] = &[
 const NOT_YET: [&str; 2] = ["checkpoint", "restore"];
 
 /// Commands that run code in a container while it could look at this process.
-const ENTERING: [&str; 3] = ["create", "exec", "run"];
+const ENTERING: [&str; 4] = ["create", "exec", "mounts", "run"];
 
 /// Exit code for a word that is no command, as urfave/cli gives it to runc.
 const NO_SUCH_COMMAND: i32 = 3;

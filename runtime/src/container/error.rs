@@ -75,6 +75,12 @@ pub enum Error {
     /// A step of the runtime itself failed while making a process.
     #[error("unable to start container process: {0}")]
     Runtime(#[from] Failure),
+    /// A mount could not be added to a running container, or removed.
+    #[error("{0}")]
+    Mount(Failure),
+    /// Mounts of a container without a mount namespace would be the host's.
+    #[error("the container has no mount namespace of its own")]
+    SharedMounts,
     /// The container's process ended without a word.
     #[error("unable to start container process: container init {how}")]
     Died {

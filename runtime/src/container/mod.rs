@@ -7,7 +7,7 @@ use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 
-use oci_spec::runtime::{LinuxResources, Process};
+use oci_spec::runtime::{LinuxResources, Mount, Process};
 
 mod activation;
 mod checks;
@@ -17,6 +17,7 @@ mod exec;
 mod explain;
 mod idmap;
 mod lifecycle;
+mod live_mounts;
 mod monitor;
 mod mounts;
 mod netdevices;
@@ -305,6 +306,22 @@ pub fn pids(runtime: &Runtime, id: &str) -> Result<Vec<i32>> {
 /// [`Error::NotFound`], [`Error::NotRunning`].
 pub fn pause(runtime: &Runtime, id: &str) -> Result<()> {
     lifecycle::pause(runtime, id)
+}
+
+/// Makes further mounts in a running container: all of them or none.
+///
+/// # Errors
+/// [`Error::NotFound`], [`Error::NotRunning`], or the mount that failed and why.
+pub fn add_mounts(runtime: &Runtime, id: &str, mounts: &[Mount]) -> Result<()> {
+    live_mounts::add(runtime, id, mounts)
+}
+
+/// Detaches mounts of a running container, by their destinations.
+///
+/// # Errors
+/// [`Error::NotFound`], [`Error::NotRunning`], or the destination that is no mount.
+pub fn remove_mounts(runtime: &Runtime, id: &str, mounts: &[Mount]) -> Result<()> {
+    live_mounts::remove(runtime, id, mounts)
 }
 
 /// Thaws it.

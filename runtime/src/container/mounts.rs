@@ -16,6 +16,17 @@ use crate::sys::mount::{MountAttr, Reach, mount_setattr};
 use crate::sys::prctl;
 use crate::sys::process::{Fork, WaitFor, WaitMode, clone3, pidfd_send_signal, wait};
 
+/// Where the mounts are made.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum From {
+    /// In a copy of the host's mount namespace: paths mean there what they mean here.
+    HostCopy,
+    /// The same, in a new user namespace: its ids may not pass every directory.
+    UserNamespace,
+    /// In a container that runs: no path of the host exists there.
+    Container,
+}
+
 /// Opens what the mounts of a plan need. Descriptors close at exec and are inherited by init.
 ///
 /// # Errors
@@ -26,38 +37,60 @@ pub(super) fn prepare(plan: &Plan) -> Result<PreparedMounts, Failure> {
         _ => None,
     });
     let has_userns = plan.steps.iter().any(|step| matches!(step, Step::BecomeRoot(_)));
-    prepare_mounts(mounts, has_userns)
+    prepare_mounts(mounts, if has_userns { From::UserNamespace } else { From::HostCopy })
 }
 
 /// As [`prepare`] for a list of mounts.
+///
+/// # Errors
+/// As [`prepare`]; for a running container also when a source can't be opened.
 pub(super) fn prepare_mounts<'a>(
     mounts: impl Iterator<Item = &'a Mount>,
-    has_userns: bool,
+    from: From,
 ) -> Result<PreparedMounts, Failure> {
     let mut namespaces = Namespaces::default();
     let mut prepared = PreparedMounts::new();
     for (number, mount) in mounts.enumerate() {
         let one = match (&mount.idmap, &mount.source) {
+            (_, MountSource::Bind { path, .. }) if mount.options.links.copy && is_link(path) => {
+                let target = nix::fcntl::readlink(path).during("read link", || path.display().to_string())?;
+                Some(Prepared::Link(target.into()))
+            }
             (Some(map), MountSource::Bind { path, reach }) => {
                 let userns = namespaces.get(&map.userns).map_err(|failure| at(mount, failure))?;
-                Some(Prepared::IdMapped(map_ids(mount, path, *reach, map, userns)?))
+                Some(Prepared::Source(map_ids(mount, path, *reach, map, userns)?))
             }
             (Some(map), _) => {
                 let userns = namespaces.get(&map.userns).map_err(|failure| at(mount, failure))?;
                 Some(Prepared::UserNamespace(userns.try_clone().during("map ids", String::new)?))
             }
-            (None, MountSource::Bind { path, reach }) if has_userns && nix::unistd::geteuid().is_root() => {
-                // If it can't be opened here, init finds that out too.
-                open_source(path, *reach, mount.options.links)
-                    .and_then(|tree| make_slave(&tree).map(|()| tree))
-                    .ok()
-                    .map(Prepared::HostTree)
-            }
+            (None, MountSource::Bind { path, reach }) => open_bind(mount, path, *reach, from)?,
             _ => None,
         };
         prepared.extend(one.map(|one| (number, one)));
     }
     Ok(prepared)
+}
+
+fn open_bind(mount: &Mount, path: &Path, reach: Reach, from: From) -> Result<Option<Prepared>, Failure> {
+    let open = || {
+        let tree = open_source(path, reach, mount.options.links)?;
+        make_slave(&tree).map(|()| tree)
+    };
+    match from {
+        From::HostCopy => Ok(None),
+        // If it can't be opened here, init finds that out too.
+        From::UserNamespace if nix::unistd::geteuid().is_root() => Ok(open().ok().map(Prepared::HostTree)),
+        From::UserNamespace => Ok(None),
+        From::Container => {
+            let tree = open().during("open source", || path.display().to_string())?;
+            Ok(Some(Prepared::Source(tree)))
+        }
+    }
+}
+
+fn is_link(path: &Path) -> bool {
+    std::fs::symlink_metadata(path).is_ok_and(|found| found.is_symlink())
 }
 
 /// What is opened here are the host's mounts: without this, what is mounted in the container would show on the

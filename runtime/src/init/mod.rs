@@ -22,7 +22,7 @@ use oci_spec::runtime::Hook;
 pub use channel::{Channel, Heard, Kind, Received};
 pub use failure::{Context, Failure, io_reason, reason};
 pub use hooks::{HookOutput, HookState, run_host_hooks};
-pub use identity::limit_name;
+pub use identity::{become_root, limit_name};
 pub use join::{join_namespaces, open_namespaces};
 
 use self::hooks::HookSite;

@@ -45,6 +45,24 @@ pub(super) fn plan_mount(
     Ok(Mount { destination, source, options, idmap, label })
 }
 
+/// A mount that is added to a running container.
+///
+/// # Errors
+/// [`Error`] naming the mount and what can't be done later.
+pub fn plan_live_mount(spec: &Spec, mount: &SpecMount, bundle: &Path) -> Result<Mount, Error> {
+    let planned = plan_mount(spec, mount, bundle, &Facts::default())?;
+    let name = planned.destination.display();
+    let why = match &planned.source {
+        MountSource::CgroupV1 { .. } | MountSource::CgroupV2 { .. } => {
+            "a cgroup mount can only be made at create"
+        }
+        MountSource::RemountBind | MountSource::RemountFilesystem => "a remount can only be made at create",
+        _ if planned.options.has_long_data() => "an option is longer than 255 bytes",
+        _ => return Ok(planned),
+    };
+    Err(Error::Invalid(format!("mounts[]: {name}: {why}")))
+}
+
 fn source(
     spec: &Spec,
     mount: &SpecMount,

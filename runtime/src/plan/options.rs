@@ -302,6 +302,13 @@ impl Options {
         self
     }
 
+    /// Whether a value is too long for fsconfig(2) (kernel: strndup_user(…, 256)), as the lowerdir of an overlay
+    /// with many layers is.
+    #[must_use]
+    pub fn has_long_data(&self) -> bool {
+        self.data.iter().any(|(_, value)| value.as_ref().is_some_and(|value| value.count_bytes() > 255))
+    }
+
     /// MOUNT_ATTR_* of a new mount.
     #[must_use]
     pub fn mount_attrs(&self) -> u64 {

@@ -26,9 +26,6 @@ pub(super) struct New<'a> {
     pub mode: Option<u32>,
 }
 
-/// Longest value that fsconfig(2) takes (kernel: strndup_user(…, 256)).
-const FSCONFIG_MAX: usize = 255;
-
 impl New<'_> {
     /// A detached mount of the new filesystem.
     ///
@@ -57,11 +54,6 @@ impl New<'_> {
 }
 
 impl New<'_> {
-    /// Whether fsconfig(2) can't take these options: the lowerdir of an overlay with many layers is too long.
-    pub fn needs_mount2(options: &Options) -> bool {
-        options.data.iter().any(|(_, value)| value.as_ref().is_some_and(|v| v.count_bytes() > FSCONFIG_MAX))
-    }
-
     /// Mounts it on a descriptor by mount(2), whose options are one page.
     ///
     /// # Errors

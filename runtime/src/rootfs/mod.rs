@@ -8,6 +8,7 @@ mod console;
 mod copy;
 mod devices;
 mod filesystem;
+mod live;
 mod mask;
 mod mounts;
 mod switch;
@@ -25,6 +26,7 @@ use crate::sys::mount::{MountAttr, Reach, clone_tree, mount_setattr, move_mount}
 
 pub use console::Console;
 pub use devices::settle_stdio;
+pub use live::{add, remove};
 pub use mounts::{Prepared, mount, open_source};
 pub use switch::{set_propagation, switch_root};
 

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use nix::errno::Errno;
 use nix::fcntl::{AT_FDCWD, OFlag, readlinkat};
-use nix::sys::stat::{fstat, lstat};
+use nix::sys::stat::fstat;
 use nix::sys::statfs::{PROC_SUPER_MAGIC, fstatfs};
 use nix::unistd::symlinkat;
 
@@ -21,8 +21,10 @@ use crate::sys::mount::{MountAttr, Reach, clone_link, clone_tree, mount_setattr,
 /// has no rights to.
 #[derive(Debug)]
 pub enum Prepared {
-    /// The bind's source, its ids mapped.
-    IdMapped(OwnedFd),
+    /// The bind's source: its ids are mapped, or its path means something else where init is.
+    Source(OwnedFd),
+    /// What the link at the bind's source says, for `copy-symlink`.
+    Link(PathBuf),
     /// The user namespace that maps the ids of a new filesystem.
     UserNamespace(OwnedFd),
     /// The bind's source, should the container's user namespace have no access to its path.
@@ -95,7 +97,7 @@ fn filesystem(
         check_not_in_proc(&mount.destination, target.as_fd(), None)?;
     }
     let new = New { kind, source, label: mount.label.as_deref(), mode };
-    if New::needs_mount2(options) {
+    if options.has_long_data() {
         new.mount2(options, target.as_fd())?;
         // mount(2) gives no descriptor of what it made.
         let made = root.open(&mount.destination, OFlag::O_PATH).during("open mount", String::new)?;
@@ -204,11 +206,9 @@ fn bind(
 ) -> Result<(), Failure> {
     let source = || path.display().to_string();
     let links = mount.options.links;
-    if links.copy && lstat(path).during("open source", source)?.st_mode & libc::S_IFMT == libc::S_IFLNK {
-        return copy_link(root, path, &mount.destination);
-    }
     let tree = match prepared {
-        Some(Prepared::IdMapped(tree)) => tree,
+        Some(Prepared::Link(target)) => return copy_link(root, &target, &mount.destination),
+        Some(Prepared::Source(tree)) => tree,
         prepared => match (open_source(path, reach, links), prepared) {
             (Err(e), Some(Prepared::HostTree(tree))) if e.raw_os_error() == Some(libc::EACCES) => tree,
             (result, _) => result.during("open source", source)?,
@@ -243,11 +243,10 @@ fn bind_target(root: &RootDir, mount: &Mount, source: BorrowedFd<'_>) -> Result<
 }
 
 /// `copy-symlink`: the same link in the rootfs. One that is there must say the same.
-fn copy_link(root: &RootDir, path: &Path, destination: &Path) -> Result<(), Failure> {
-    let target = nix::fcntl::readlink(path).during("read link", || path.display().to_string())?;
+fn copy_link(root: &RootDir, target: &Path, destination: &Path) -> Result<(), Failure> {
     let (dir, name) = root.ensure_parent(destination).during("make link", String::new)?;
-    match symlinkat(target.as_os_str(), &dir, name) {
-        Err(Errno::EEXIST) if readlinkat(&dir, name).is_ok_and(|there| there == target) => Ok(()),
+    match symlinkat(target, &dir, name) {
+        Err(Errno::EEXIST) if readlinkat(&dir, name).is_ok_and(|there| Path::new(&there) == target) => Ok(()),
         other => other.during("make link", String::new),
     }
 }

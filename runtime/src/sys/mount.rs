@@ -34,6 +34,20 @@ fn owned(fd: libc::c_long) -> OwnedFd {
     unsafe { OwnedFd::from_raw_fd(fd as RawFd) }
 }
 
+/// Whether a descriptor is the root of a mount (STATX_ATTR_MOUNT_ROOT, kernel 5.8).
+///
+/// # Errors
+/// Those of statx(2).
+pub fn is_mount_root(fd: BorrowedFd<'_>) -> io::Result<bool> {
+    const STATX_ATTR_MOUNT_ROOT: u64 = 0x2000;
+    // SAFETY: statx is plain data for which all-zero is valid.
+    let mut found: libc::statx = unsafe { std::mem::zeroed() };
+    // SAFETY: the path is the empty string; the kernel writes one statx.
+    let ret = unsafe { libc::statx(fd.as_raw_fd(), c"".as_ptr(), libc::AT_EMPTY_PATH, 0, &raw mut found) };
+    check(libc::c_long::from(ret))?;
+    Ok(found.stx_attributes & STATX_ATTR_MOUNT_ROOT != 0)
+}
+
 /// fsopen(2): a context for a new filesystem of this type.
 ///
 /// # Errors

@@ -234,13 +234,6 @@ pub const DIFFERENCES: &[Difference] = &[
         reason: MASKS,
     },
     Difference {
-        cases: &["bind clears the source's flags"],
-        section: "mountinfo",
-        davit: Some("/ /mnt rw,relatime"),
-        runc: Some("/ /mnt rw,noatime"),
-        reason: "atime is asked for: the remount of runc never takes noatime away",
-    },
-    Difference {
         cases: &["devices in a user namespace"],
         section: "cgroup of the host",
         davit: Some("c 1:7 rwm"),
