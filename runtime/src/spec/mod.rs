@@ -5,6 +5,7 @@
 pub mod bits;
 mod id_maps;
 mod linux;
+mod place;
 mod repair;
 mod rules;
 mod scheduling;
@@ -18,6 +19,7 @@ pub use id_maps::{
     id_range, lacks_user_namespace,
 };
 pub use linux::{sysctl_namespace, sysctl_path};
+pub use place::ParseError;
 pub use rules::{check_process, validate};
 pub use scheduling::{cpu_affinity, memory_nodes};
 
@@ -38,13 +40,13 @@ pub enum Error {
         /// The kernel's answer.
         source: std::io::Error,
     },
-    /// It is not JSON, or not a config: the parser's words give line and column.
+    /// It is not JSON, or not a config: the field, and the parser's words with line and column.
     #[error("{path}: {source}")]
     Parse {
         /// The file.
         path: PathBuf,
-        /// The parser's words.
-        source: serde_json::Error,
+        /// The field and the parser's words.
+        source: ParseError,
     },
     /// A rule of the runtime-spec, or of runc, is broken.
     #[error("{0}")]
@@ -79,9 +81,10 @@ pub fn parse_file<T: serde::de::DeserializeOwned>(path: &Path) -> Result<T, Erro
 /// Parses the text of a JSON file of the runtime-spec.
 ///
 /// # Errors
-/// The parser's.
-pub fn parse<T: serde::de::DeserializeOwned>(text: &[u8]) -> Result<T, serde_json::Error> {
-    serde_json::from_slice(text).or_else(|first| repair::parse(text).ok_or(first))
+/// The parser's, with the field.
+pub fn parse<T: serde::de::DeserializeOwned>(text: &[u8]) -> Result<T, ParseError> {
+    serde_json::from_slice(text)
+        .or_else(|first| repair::parse(text).ok_or_else(|| ParseError::new(text, first)))
 }
 
 /// The namespace of a kind in the config: `None` when the container shares the runtime's.
