@@ -125,7 +125,11 @@ fn set_data(fd: BorrowedFd<'_>, options: &Options) -> Result<(), Failure> {
 }
 
 fn set_string(fd: BorrowedFd<'_>, key: &CStr, value: &CStr) -> Result<(), Failure> {
-    fsconfig_string(fd, key, value).during("fsconfig", || key.to_string_lossy()).map_err(|e| explained(fd, e))
+    // The one that need not be among the mount's own options.
+    let origin = if key == c"context" { " (linux.mountLabel or an option)" } else { "" };
+    fsconfig_string(fd, key, value)
+        .during("fsconfig", || format!("{}{origin}", key.to_string_lossy()))
+        .map_err(|e| explained(fd, e))
 }
 
 fn set_flag(fd: BorrowedFd<'_>, key: &CStr) -> Result<(), Failure> {

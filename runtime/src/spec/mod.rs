@@ -9,6 +9,7 @@ mod place;
 mod repair;
 mod rules;
 mod scheduling;
+mod text;
 
 use std::path::{Path, PathBuf};
 

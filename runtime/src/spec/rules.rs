@@ -2,7 +2,7 @@
 //!
 //! Wording follows runc's validator, since people search for it.
 
-use oci_spec::runtime::{LinuxNamespaceType, Process, Spec};
+use oci_spec::runtime::{Hook, LinuxNamespaceType, Process, Spec};
 
 use super::{Error, list, namespace};
 
@@ -13,6 +13,7 @@ const RULES: &[Rule] = &[
     version,
     root,
     process,
+    super::text::without_nul,
     namespaces,
     hostname,
     super::linux::time_offsets,
@@ -21,6 +22,8 @@ const RULES: &[Rule] = &[
     super::linux::sysctls,
     super::linux::intel_rdt,
     memory_policy,
+    super::text::devices,
+    super::text::seccomp,
     security_paths,
     hooks,
     not_supported_yet,
@@ -182,6 +185,23 @@ fn security_paths(spec: &Spec) -> Result<(), Error> {
 
 /// config.md "POSIX-platform Hooks": an absolute path, a positive timeout.
 fn hooks(spec: &Spec) -> Result<(), Error> {
+    each_hook(spec, |kind, hook| {
+        let path = hook.path();
+        if !path.is_absolute() {
+            return invalid(format!("hooks.{kind}: path {path:?} must be absolute"));
+        }
+        if hook.timeout().is_some_and(|t| t <= 0) {
+            return invalid(format!("hooks.{kind}: timeout of {} must be positive", path.display()));
+        }
+        Ok(())
+    })
+}
+
+/// Looks at each hook with the name of its kind.
+pub(super) fn each_hook(
+    spec: &Spec,
+    mut look: impl FnMut(&str, &Hook) -> Result<(), Error>,
+) -> Result<(), Error> {
     let Some(hooks) = spec.hooks() else { return Ok(()) };
     // The spec deprecates prestart; Docker still uses it.
     #[allow(deprecated)]
@@ -193,20 +213,7 @@ fn hooks(spec: &Spec) -> Result<(), Error> {
         ("poststart", hooks.poststart()),
         ("poststop", hooks.poststop()),
     ];
-    for (kind, hooks) in kinds {
-        for hook in list(hooks) {
-            if !hook.path().is_absolute() {
-                return invalid(format!("hooks.{kind}: path {} must be absolute", hook.path().display()));
-            }
-            if hook.timeout().is_some_and(|t| t <= 0) {
-                return invalid(format!(
-                    "hooks.{kind}: timeout of {} must be positive",
-                    hook.path().display()
-                ));
-            }
-        }
-    }
-    Ok(())
+    kinds.into_iter().try_for_each(|(kind, hooks)| list(hooks).iter().try_for_each(|hook| look(kind, hook)))
 }
 
 /// Fields that later work brings. Never ignored in silence.
