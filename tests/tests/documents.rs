@@ -1,4 +1,4 @@
-//! `spec`, `features`, the log, and global flags.
+//! `spec`, the log, and global flags.
 
 use std::fs;
 use std::path::Path;
@@ -60,68 +60,6 @@ fn the_default_document_runs() {
     c.assert_nothing_left();
 }
 
-/// Keys of objects, as paths.
-fn keys(value: &Value, path: &str, found: &mut Vec<String>) {
-    for (key, inner) in value.as_object().into_iter().flatten() {
-        let path = format!("{path}/{key}");
-        keys(inner, &path, found);
-        found.push(path);
-    }
-}
-
-#[test]
-fn features_has_what_callers_look_for() {
-    let Some(world) = enter("features_has_what_callers_look_for") else { return };
-    let davit = world.call(&["features"]).run().ok().json();
-    let runc = world.call(&["features"]).with(Path::new(RUNC)).run().ok().json();
-    let mut missing = Vec::new();
-    keys(&runc, "", &mut missing);
-    missing.retain(|path| !path.starts_with("/annotations/") && davit.pointer(path).is_none());
-    assert_eq!(missing, Vec::<String>::new(), "keys that runc has");
-    assert_eq!(davit["hooks"], runc["hooks"]);
-    assert_eq!(davit["linux"]["capabilities"], runc["linux"]["capabilities"]);
-    let list = |document: &Value, pointer: &str| -> Vec<String> {
-        let values = document.pointer(pointer).and_then(Value::as_array).unwrap();
-        values.iter().map(|value| value.as_str().unwrap().to_owned()).collect()
-    };
-    for namespace in list(&runc, "/linux/namespaces") {
-        assert!(list(&davit, "/linux/namespaces").contains(&namespace), "{namespace}");
-    }
-    // Each mount option of runc's is known, or refused by name.
-    let known = list(&davit, "/mountOptions");
-    for option in list(&runc, "/mountOptions") {
-        assert!(
-            known.contains(&option) || ["acl", "noacl", "remount", "iversion"].contains(&option.as_str()),
-            "{option}"
-        );
-    }
-    // No claim is null: callers take that for "unknown".
-    assert!(!davit.to_string().contains("null"));
-}
-
-#[test]
-fn claimed_mount_options_are_taken() {
-    let Some(world) = enter("claimed_mount_options_are_taken") else { return };
-    let known = world.call(&["features"]).run().ok().json();
-    let mut failed = Vec::new();
-    for option in known["mountOptions"].as_array().unwrap() {
-        let option = option.as_str().unwrap();
-        let mut bundle = world.bundle();
-        let source = bundle.rootfs("tmp").to_str().unwrap().to_owned();
-        match option {
-            "bind" | "rbind" => bundle.mount("/mnt", "bind", &source, &[option]),
-            _ => bundle.mount("/mnt", "tmpfs", "tmpfs", &[option]),
-        };
-        bundle.args(&["true"]);
-        let c = world.container(&bundle);
-        let run = c.run(&[]);
-        if run.code != 0 && !["noexec", "rnoexec"].contains(&option) {
-            failed.push(format!("{option}: {}", run.error()));
-        }
-    }
-    assert_eq!(failed, Vec::<String>::new());
-}
-
 #[test]
 fn the_log_is_appended_to_in_both_formats() {
     let Some(world) = World::enter("the_log_is_appended_to_in_both_formats") else { return };
@@ -162,7 +100,7 @@ fn wrong_global_flags() {
     }
     fails(&["--root", "/", "list"], "option --root argument should not be set to /");
     fails(&["--rootless=maybe", "list"], "invalid --rootless value");
-    for command in ["checkpoint", "restore", "update", "events"] {
+    for command in ["checkpoint", "restore"] {
         fails(&[command, "x"], &format!("{command} is not supported yet"));
     }
     fails(&["--systemd-cgroup", "run", "x"], "");

@@ -65,7 +65,7 @@ pub fn document() -> Value {
                 "supportedFlags": FLAGS,
             },
             "apparmor": { "enabled": true },
-            "selinux": { "enabled": false },
+            "selinux": { "enabled": true },
             "intelRdt": { "enabled": true, "schemata": true, "monitoring": true },
             "memoryPolicy": {
                 "modes": [
