@@ -20,7 +20,7 @@ pub(super) const COMMAND: Command = Command {
         flags
     },
     run,
-    failure: "davit create failed: ",
+    failure: container::CREATE_FAILED,
     failure_code: 1,
 };
 

@@ -7,7 +7,7 @@ use super::args::{Arity, container_id, path_parser, switch, value};
 use super::foreground::{self, Reaping, Session};
 use super::global::Global;
 use super::{Command, options, process};
-use crate::container::{Console, ExecOptions, ExecTarget};
+use crate::container::{Console, EXEC_FAILED, ExecOptions, ExecTarget};
 
 pub(super) const COMMAND: Command = Command {
     name: "exec",
@@ -17,7 +17,7 @@ pub(super) const COMMAND: Command = Command {
     arity: Arity::CommandLine(1),
     flags,
     run,
-    failure: "exec failed: ",
+    failure: EXEC_FAILED,
     // As newer runc: callers can tell it from an exit code of the command.
     failure_code: 255,
 };

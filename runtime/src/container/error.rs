@@ -7,6 +7,11 @@ use std::path::{Path, PathBuf};
 
 use crate::init::{Failure, io_reason};
 
+/// What the sentence of a failed `create` begins with, as runc's does: on the command line and through the shim.
+pub const CREATE_FAILED: &str = "davit create failed: ";
+/// The same of `exec`.
+pub const EXEC_FAILED: &str = "exec failed: ";
+
 /// A failed container operation.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {

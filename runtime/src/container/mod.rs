@@ -31,7 +31,7 @@ use create::StartWhen;
 pub use exec::ExecTarget;
 pub use explain::{explain, explain_exec};
 
-pub use error::Error;
+pub use error::{CREATE_FAILED, EXEC_FAILED, Error};
 pub(crate) use idmap::find_helper;
 pub use monitor::{Monitor, News};
 pub(crate) use rootless::ranges as id_ranges;

@@ -40,7 +40,7 @@ pub fn create(runtime: &Runtime, args: &CreateArgs, socket: Option<OwnedFd>) -> 
         // Those of containerd's own unit are not the container's.
         activation: Activation::default(),
     };
-    logged(&log, container::create(runtime, options)).map(|started| started.pid)
+    logged(&log, container::CREATE_FAILED, container::create(runtime, options)).map(|started| started.pid)
 }
 
 /// [`container::start`].
@@ -48,7 +48,7 @@ pub fn create(runtime: &Runtime, args: &CreateArgs, socket: Option<OwnedFd>) -> 
 /// # Errors
 /// The error's text, also written to log.json.
 pub fn start(runtime: &Runtime, id: &str, bundle: &Path) -> Outcome<()> {
-    logged(&bundle.join("log.json"), container::start(runtime, id))
+    logged(&bundle.join("log.json"), "", container::start(runtime, id))
 }
 
 /// [`container::exec`] with the worker's descriptors 0 to 2.
@@ -69,7 +69,7 @@ pub fn exec(runtime: &Runtime, args: &ExecArgs, socket: Option<OwnedFd>) -> Outc
         cgroup: Vec::new(),
     };
     let result = container::exec(runtime, &args.id, options);
-    logged(&args.bundle.join("log.json"), result).map(|started| started.pid)
+    logged(&args.bundle.join("log.json"), container::EXEC_FAILED, result).map(|started| started.pid)
 }
 
 /// [`container::kill`].
@@ -115,10 +115,11 @@ pub fn update(state_dir: &Path, resources: &[u8]) -> Outcome<()> {
     cgroup.update(&resources).map_err(|e| e.to_string())
 }
 
-/// Turns an error into text and appends it to the log as runc would: people and tests read that file.
-fn logged<T>(log: &Path, result: container::Result<T>) -> Outcome<T> {
+/// Turns an error into the text that the command would print, and appends it to the log as runc would: people
+/// and tests read that file.
+fn logged<T>(log: &Path, failure: &str, result: container::Result<T>) -> Outcome<T> {
     result.map_err(|error| {
-        let text = error.to_string();
+        let text = format!("{failure}{error}");
         let line = serde_json::json!({"level": "error", "msg": text, "time": now()}).to_string();
         let file = std::fs::OpenOptions::new().append(true).create(true).open(log);
         // The error itself goes to the caller; a log that can't be written must not hide it.
