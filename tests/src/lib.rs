@@ -100,7 +100,10 @@ impl World {
         // The build may be below a directory that the user may not enter.
         let own = world.path("bin").join(world.runtime.file_name().expect("a file"));
         std::fs::create_dir(world.path("bin")).expect("bin");
-        std::fs::copy(&world.runtime, &own).expect("copy of the runtime");
+        // By another process: a descriptor that is open for writing here would be in the forks of other tests
+        // for a moment, and then the file could not be executed.
+        let copy = std::process::Command::new("cp").arg(&world.runtime).arg(&own).status();
+        assert!(copy.expect("cp").success());
         world.runtime = own;
         Some(world)
     }

@@ -17,14 +17,16 @@ fn rootless(world: &World) -> Bundle {
         .set("/linux/uidMappings", map(UID))
         .set("/linux/gidMappings", map(UID));
     let mounts = bundle.config.pointer_mut("/mounts").and_then(|m| m.as_array_mut()).unwrap();
-    mounts.retain(|mount| mount["destination"] != "/sys");
     for mount in mounts {
+        if mount["destination"] == "/sys" {
+            let options = ["rbind", "nosuid", "noexec", "nodev", "ro"];
+            *mount = json!({"destination": "/sys", "type": "none", "source": "/sys", "options": options});
+        }
         // No group but the user's is mapped.
         if let Some(options) = mount.pointer_mut("/options").and_then(|o| o.as_array_mut()) {
             options.retain(|option| option != "gid=5");
         }
     }
-    bundle.mount("/sys", "none", "/sys", &["rbind", "nosuid", "noexec", "nodev", "ro"]);
     bundle
 }
 
@@ -438,6 +440,12 @@ fn a_cgroup_that_is_not_the_users() {
         c.assert_nothing_left();
         run
     };
+    if !world.is_runc() {
+        // There is none of its own, and others' are not shown either.
+        bundle.script("ls /sys/fs/cgroup | wc -l");
+        let seen = run(&bundle).ok().stdout;
+        assert_eq!(seen, "0\n");
+    }
     run(&bundle).ok();
     // runc's words; 1.1 fails elsewhere on this host.
     bundle.set("/linux/resources/pids/limit", json!(10));
@@ -534,4 +542,47 @@ fn the_config_of_spec_rootless_runs() {
         assert_eq!(words, ["0", "0", &UID.to_string(), "1"], "{view:?}");
         c.assert_nothing_left();
     }
+}
+
+#[test]
+fn missing_rights_are_named_with_the_remedy() {
+    let Some(mut world) = World::enter_as_user("missing_rights_are_named_with_the_remedy", Ranges::None)
+    else {
+        return;
+    };
+    if world.is_runc() {
+        return;
+    }
+    let mut bundle = rootless(&world);
+    bundle.args(&["true"]);
+    let c = world.container(&bundle);
+    let dir = bundle.dir().to_str().unwrap();
+    // Without a directory of the user's own, state would be in root's.
+    let remedy = "(uid 12345 needs a directory of its own for the state of containers: set XDG_RUNTIME_DIR";
+    let run = world.call(&["run", "--bundle", dir, &c.id]).without_root().env("XDG_RUNTIME_DIR", "").run();
+    run.fails(1, &format!("permission denied {remedy}"));
+    world.call(&["--root", "/proc/1/fd", "list"]).without_root().run().fails(1, remedy);
+    let elsewhere = world.call(&["list"]).without_root().env("XDG_RUNTIME_DIR", "/proc/1/nowhere").run();
+    elsewhere.fails(1, "the path in $XDG_RUNTIME_DIR must be writable by the user");
+    c.assert_nothing_left();
+    drop(c);
+
+    // A host that allows no user namespaces: here the namespace around the runtime does not.
+    world.through(&[
+        "unshare",
+        "--map-root-user",
+        "sh",
+        "-c",
+        "echo 0 > /proc/sys/user/max_user_namespaces; exec \"$@\"",
+        "sh",
+    ]);
+    let mut bundle = rootless(&world);
+    bundle
+        .args(&["true"])
+        .set("/linux/uidMappings/0/hostID", json!(0))
+        .set("/linux/gidMappings/0/hostID", json!(0));
+    let c = world.container(&bundle);
+    let full = "no space left on device (the limit of a kind of namespaces is reached: see /proc/sys/user)";
+    c.run(&[]).fails(1, full);
+    c.assert_nothing_left();
 }

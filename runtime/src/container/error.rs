@@ -121,6 +121,21 @@ pub enum Error {
     /// A descriptor of `--preserve-fds` is not open.
     #[error("unable to preserve fd {0}: it is not open")]
     PreservedFd(u32),
+    /// An ordinary user's call about the state of somebody else's containers, or with no directory for its own.
+    #[error(
+        "{action} {path}: {} (uid {} needs a directory of its own for the state of containers: set \
+         XDG_RUNTIME_DIR, or give one with --root)",
+        io_reason(source),
+        nix::unistd::geteuid()
+    )]
+    StateDenied {
+        /// What was done.
+        action: &'static str,
+        /// The file.
+        path: PathBuf,
+        /// The kernel's answer.
+        source: std::io::Error,
+    },
     /// A file or directory of the host.
     #[error("{action} {path}: {}", io_reason(source))]
     Io {
@@ -134,6 +149,15 @@ pub enum Error {
 }
 
 impl Error {
+    /// A failed operation on the state of containers.
+    pub(crate) fn state(action: &'static str, path: &Path, source: std::io::Error) -> Self {
+        let denied = source.kind() == std::io::ErrorKind::PermissionDenied;
+        if denied && super::idmap::is_ordinary_user() {
+            return Error::StateDenied { action, path: path.to_owned(), source };
+        }
+        Error::io(action, path, source)
+    }
+
     /// A failed operation on a file of the host.
     pub(crate) fn io(action: &'static str, path: &Path, source: std::io::Error) -> Self {
         Error::Io { action, path: path.to_owned(), source }

@@ -155,7 +155,7 @@ fn describe(container: Loaded) -> Result<ContainerState> {
 pub(super) fn ids(runtime: &Runtime) -> Result<Vec<String>> {
     let entries = match std::fs::read_dir(&runtime.root) {
         Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(Vec::new()),
-        other => other.map_err(|e| Error::io("read", &runtime.root, e))?,
+        other => other.map_err(|e| Error::state("read", &runtime.root, e))?,
     };
     let mut ids = Vec::new();
     for entry in entries {

@@ -150,10 +150,28 @@ fn clone_into(flags: u64, cgroup: &Cgroup) -> std::result::Result<(Fork, bool), 
                             | libc::EACCES
                     )
                 ) => {}
-            other => return other.map(|fork| (fork, true)).during("clone3", String::new),
+            other => return other.map(|fork| (fork, true)).map_err(|e| clone_failed(flags, &e)),
         }
     }
-    clone3(flags, None).map(|fork| (fork, false)).during("clone3", String::new)
+    clone3(flags, None).map(|fork| (fork, false)).map_err(|e| clone_failed(flags, &e))
+}
+
+/// What the errno of a clone with namespaces means (clone(2)).
+fn clone_failed(flags: u64, error: &std::io::Error) -> Failure {
+    let user = flags & libc::CLONE_NEWUSER as u64 != 0;
+    let hint = match error.raw_os_error() {
+        Some(libc::ENOSPC) => "the limit of a kind of namespaces is reached: see /proc/sys/user",
+        Some(libc::EPERM | libc::EACCES) if user => {
+            "user namespaces are not allowed to this user: see the sysctls kernel.unprivileged_userns_clone and \
+             kernel.apparmor_restrict_unprivileged_userns"
+        }
+        Some(libc::EPERM) => "namespaces need CAP_SYS_ADMIN, or a user namespace among linux.namespaces",
+        _ => "",
+    };
+    match hint {
+        "" => Failure::new("clone3", "", error),
+        hint => Failure::new("clone3", "", error).with_detail(hint),
+    }
 }
 
 /// How the process comes into being: as the plan's namespaces want it. An ordinary user has rights over a
@@ -197,7 +215,7 @@ fn stage(context: InitContext<'_>) -> ! {
         }
         flags &= !(libc::CLONE_NEWUSER as u64);
     }
-    match clone3(flags, None).during("clone3", String::new) {
+    match clone3(flags, None).map_err(|e| clone_failed(flags, &e)) {
         Ok(Fork::Child) => crate::init::run(context),
         Ok(Fork::Parent { pidfd, .. }) => {
             let sent = context.channel.send_with(Kind::Init, &[], Some(pidfd.as_fd()));

@@ -449,14 +449,14 @@ impl Dir {
         match make(&self.path, 0o711, false) {
             Err(e) if e.kind() == std::io::ErrorKind::NotFound => {
                 let root = self.path.parent().unwrap_or(&self.path);
-                make(root, 0o700, true).map_err(|e| Error::io("create", root, e))?;
+                make(root, 0o700, true).map_err(|e| Error::state("create", root, e))?;
                 make(&self.path, 0o711, false)
             }
             other => other,
         }
         .map_err(|e| match e.kind() {
             std::io::ErrorKind::AlreadyExists => Error::Exists,
-            _ => Error::io("create", &self.path, e),
+            _ => Error::state("create", &self.path, e),
         })
     }
 
@@ -482,7 +482,7 @@ impl Dir {
         let path = self.path.join(STATE_FILE);
         let missing = |e: std::io::Error| match e.kind() {
             std::io::ErrorKind::NotFound => Error::NotFound,
-            _ => Error::io("read", &path, e),
+            _ => Error::state("read", &path, e),
         };
         let mut file = std::fs::OpenOptions::new()
             .read(true)

@@ -40,8 +40,20 @@ pub(super) fn v2(
         (Err(failure), Some(dir)) if matches!(failure.errno, libc::EPERM | libc::EBUSY) => {
             let name = || dir.display().to_string();
             let dir = crate::sys::cstring(dir).during("bind", name)?;
-            let tree = clone_tree(AT_FDCWD, &dir, Reach::One).during("bind", name)?;
-            keep_attrs(tree.as_fd(), mount.options.mount_attrs(), Reach::One)?;
+            let (tree, attrs) = match clone_tree(AT_FDCWD, &dir, Reach::One) {
+                // Rootless without a cgroup: nothing is to be seen, as with runc, not even by a /sys that was bound.
+                Err(e) if e.raw_os_error() == Some(libc::ENOENT) => {
+                    let empty = New {
+                        kind: c"tmpfs",
+                        source: c"tmpfs",
+                        label: mount.label.as_deref(),
+                        mode: Some(0o755),
+                    };
+                    (empty.mount(&Options::default())?, attr::RDONLY)
+                }
+                tree => (tree.during("bind", name)?, mount.options.mount_attrs()),
+            };
+            keep_attrs(tree.as_fd(), attrs, Reach::One)?;
             tree
         }
         (result, _) => result?,
