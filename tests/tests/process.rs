@@ -292,6 +292,47 @@ fn memory_policies() {
     }
 }
 
+#[test]
+fn environment_and_home() {
+    let Some(world) = World::enter("environment_and_home") else { return };
+    // The last of a name wins and order stays; a line feed is part of a value; an empty HOME counts as none, and
+    // the image's passwd says where that is, not the host's.
+    let env = json!(["PATH=/bin", "A=1", "B=two\nlines", "HOME=", "A=3"]);
+    let mut bundle = world.bundle();
+    bundle.script("tr '\\0' ';' </proc/self/environ").set("/process/env", env.clone());
+    bundle.set("/process/user", json!({"uid": 1000, "gid": 1000}));
+    let c = world.container(&bundle);
+    let stdout = c.run(&[]).ok().stdout;
+    assert!(stdout.starts_with("PATH=/bin;"), "{stdout}");
+    let mut all: Vec<_> = stdout.split_terminator(';').collect();
+    all.sort_unstable();
+    assert_eq!(all, ["A=3", "B=two\nlines", "HOME=/home/user", "PATH=/bin"]);
+    c.assert_nothing_left();
+
+    let c = sleeping(&world, |_| {});
+    let inside =
+        exec_process(&world, &c, json!({"env": env}), "tr '\\0' ';' </proc/self/environ").ok().stdout;
+    assert!(inside.contains("HOME=/root;") && inside.contains("B=two\nlines;A=3;"), "{inside}");
+    c.finish();
+}
+
+#[test]
+fn umask_and_groups() {
+    let Some(world) = World::enter("umask_and_groups") else { return };
+    let user = json!({"uid": 7, "gid": 8, "additionalGids": [9, 100_000], "umask": 0o027});
+    let script = "umask; grep ^Groups /proc/self/status | tr -s '\\t ' ' '";
+    runs(&world, |b| _ = b.set("/process/user", user.clone()), script, "0027\nGroups: 9 100000");
+    runs(&world, |_| {}, "umask", "0022");
+    if world.is_runc() {
+        // Its exec takes the container's umask.
+        return;
+    }
+    let c = sleeping(&world, |_| {});
+    let exec = exec_process(&world, &c, json!({"user": user}), script).ok();
+    assert_eq!(exec.stdout.trim_end(), "0027\nGroups: 9 100000");
+    c.finish();
+}
+
 /// In a user namespace only the runtime may raise a hard limit, and only the program gets the soft one: with
 /// few descriptors init could not mount.
 #[test]

@@ -1,7 +1,8 @@
 //! Network devices of the host that become a container's (config-linux.md "Network Devices").
 //!
-//! The client is our own: what is needed are five kinds of message, and the kept libraries for rtnetlink bring
-//! an async runtime or the types of all of them.
+//! The client is our own: five kinds of message are needed. Of the kept libraries, rtnetlink brings an async
+//! runtime; netlink-packet-route 0.25 with netlink-sys adds 400 KB to a small static program for one request and one
+//! dump (measured with the release profile), a fifth of what all of davit may be.
 
 mod netlink;
 

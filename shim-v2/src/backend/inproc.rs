@@ -57,7 +57,7 @@ pub fn start(runtime: &Runtime, id: &str, bundle: &Path) -> Outcome<()> {
 /// The error's text, also written to log.json.
 pub fn exec(runtime: &Runtime, args: &ExecArgs, socket: Option<OwnedFd>) -> Outcome<i32> {
     let mut process: oci_spec::runtime::Process =
-        serde_json::from_slice(&args.spec).map_err(|e| format!("exec's process spec: {e}"))?;
+        davit::spec::parse(&args.spec).map_err(|e| format!("exec's process spec: {e}"))?;
     process.set_terminal(Some(args.terminal));
     let options = ExecOptions {
         process,
