@@ -392,8 +392,13 @@ pub(super) fn absolute(path: &Path) -> Result<PathBuf> {
 }
 
 fn check_rootfs(path: &Path) -> Result<()> {
-    match std::fs::metadata(path) {
+    match std::fs::symlink_metadata(path) {
         Ok(found) if found.is_dir() => Ok(()),
+        // runc's words.
+        Ok(found) if found.is_symlink() => {
+            let words = "invalid rootfs: not an absolute path, or a symlink";
+            Err(crate::spec::Error::Invalid(format!("{words}: {}", path.display())).into())
+        }
         Ok(_) => Err(Error::io("open rootfs", path, std::io::Error::from_raw_os_error(libc::ENOTDIR))),
         Err(e) => Err(Error::io("open rootfs", path, e)),
     }

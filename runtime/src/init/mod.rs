@@ -27,7 +27,7 @@ pub use join::{join_namespaces, open_namespaces};
 
 use self::hooks::HookSite;
 use crate::path::{Descriptors, ProcFs};
-use crate::plan::{Mount, Plan, Step};
+use crate::plan::{Mount, Plan, Step, SwitchRoot};
 use crate::rootfs::{self, Console, Rootfs};
 use crate::seccomp::Filter;
 use crate::security::{apparmor, keyring, selinux};
@@ -158,7 +158,12 @@ impl Init<'_> {
             Step::UnshareCgroup => crate::sys::process::unshare(libc::CLONE_NEWCGROUP as u64)
                 .during("make cgroup namespace", String::new),
             Step::LoopbackUp => crate::sys::fs::loopback_up().during("bring up", || "lo"),
+            Step::UnshareIpc => crate::sys::process::unshare(libc::CLONE_NEWIPC as u64)
+                .during("make ipc namespace", String::new),
             Step::SlaveMounts => rootfs::slave_mounts(),
+            Step::HostPropagation(flag, reach) => {
+                rootfs::host_propagation(*flag, *reach, &self.context.plan.rootfs)
+            }
             Step::OpenRoot => self.open_root(),
             Step::Mount(mount) => self.mount(mount),
             Step::Device(device) => self.rootfs_mut()?.make_device(device),
@@ -168,7 +173,7 @@ impl Init<'_> {
             Step::Console { size, bind } => self.console(*size, *bind),
             Step::RuntimeHooks => self.runtime_hooks(),
             Step::ContainerHooks(hooks) => self.container_hooks(hooks),
-            Step::SwitchRoot(how) => rootfs::switch_root(self.rootfs()?, *how),
+            Step::SwitchRoot(how) => self.switch_root(*how),
             Step::RootPropagation(flag, reach) => rootfs::set_propagation(self.rootfs()?, *flag, *reach),
             Step::Readonly(path) => self.rootfs()?.make_readonly(path),
             Step::Hostname(name) => nix::unistd::sethostname(name).during("set hostname", || name),
@@ -271,6 +276,13 @@ impl Init<'_> {
         let prepared = self.context.prepared.remove(&self.mounted);
         self.mounted += 1;
         rootfs::mount(self.rootfs()?.root(), mount, prepared)
+    }
+
+    fn switch_root(&self, how: SwitchRoot) -> Result<(), Failure> {
+        if how == SwitchRoot::Move {
+            rootfs::hide_host_filesystems(&self.context.proc, &self.context.plan.rootfs)?;
+        }
+        rootfs::switch_root(self.rootfs()?, how)
     }
 
     fn console(&mut self, size: Option<crate::sys::fs::WinSize>, bind: bool) -> Result<(), Failure> {

@@ -50,6 +50,9 @@ pub fn plan(spec: &Spec, request: &Request<'_>, facts: &Facts) -> Result<Plan, E
     if namespaces.unshare_cgroup {
         steps.push(Step::UnshareCgroup);
     }
+    if namespaces.unshare_ipc {
+        steps.push(Step::UnshareIpc);
+    }
     if namespaces.new & libc::CLONE_NEWNET as u64 != 0 {
         steps.push(Step::LoopbackUp);
     }
@@ -119,6 +122,11 @@ fn namespaces(spec: &Spec) -> Namespaces {
             None => all.new |= ns.typ() as u64,
         }
     }
+    let (user, ipc) = (libc::CLONE_NEWUSER as u64, libc::CLONE_NEWIPC as u64);
+    all.unshare_ipc = all.new & user != 0 && all.new & ipc != 0;
+    if all.unshare_ipc {
+        all.new &= !ipc;
+    }
     all.time_offsets = time_offsets(spec);
     if !all.time_offsets.is_empty() {
         all.new &= !CLONE_NEWTIME;
@@ -152,7 +160,10 @@ fn rootfs_steps(
     facts: &Facts,
     steps: &mut Vec<Step>,
 ) -> Result<Vec<PathBuf>, Error> {
-    steps.push(Step::SlaveMounts);
+    match root_propagation(spec)? {
+        Some((flag, reach)) if flag != libc::MS_SLAVE => steps.push(Step::HostPropagation(flag, reach)),
+        _ => steps.push(Step::SlaveMounts),
+    }
     steps.push(Step::OpenRoot);
     let mut late_readonly = Vec::new();
     let mut dev_is_bound = false;
@@ -201,15 +212,19 @@ fn switch_root_steps(
     late_readonly: Vec<PathBuf>,
     steps: &mut Vec<Step>,
 ) -> Result<(), Error> {
-    steps.push(Step::SwitchRoot(request.switch_root));
-    if let Some(word) =
-        spec.linux().as_ref().and_then(|l| l.rootfs_propagation().as_deref()).filter(|w| !w.is_empty())
-    {
-        let flag = propagation(word)
-            .ok_or_else(|| Error::Invalid(format!("linux.rootfsPropagation: unknown value {word:?}")))?;
-        let reach = if word.starts_with('r') { Reach::Tree } else { Reach::One };
-        steps.push(Step::RootPropagation(flag, reach));
-    }
+    let propagation = root_propagation(spec)?;
+    let switch = match (request.switch_root, propagation) {
+        (SwitchRoot::Move, Some((libc::MS_PRIVATE, _))) => {
+            // runc's words: host mounts that are unmounted meanwhile would stay, hidden.
+            return Err(Error::Invalid(
+                "rootfsPropagation of [r]private is not safe without pivot_root".into(),
+            ));
+        }
+        (SwitchRoot::Pivot, Some((libc::MS_SHARED, _))) => SwitchRoot::PivotShared,
+        (other, _) => other,
+    };
+    steps.push(Step::SwitchRoot(switch));
+    steps.extend(propagation.map(|(flag, reach)| Step::RootPropagation(flag, reach)));
     if process.terminal() == Some(true) {
         steps.push(Step::Console { size: window_size(process), bind: true });
     }
@@ -218,6 +233,16 @@ fn switch_root_steps(
         steps.push(Step::Readonly(PathBuf::from("/")));
     }
     Ok(())
+}
+
+/// linux.rootfsPropagation.
+fn root_propagation(spec: &Spec) -> Result<Option<(u64, Reach)>, Error> {
+    let word = spec.linux().as_ref().and_then(|linux| linux.rootfs_propagation().as_deref());
+    let Some(word) = word.filter(|word| !word.is_empty()) else { return Ok(None) };
+    // runc's words.
+    let flag = propagation(word)
+        .ok_or_else(|| Error::Invalid(format!("rootfsPropagation={word} is not supported")))?;
+    Ok(Some((flag, if word.starts_with('r') { Reach::Tree } else { Reach::One })))
 }
 
 /// Names, sysctls and hidden paths: what makes the namespaces the container's own.

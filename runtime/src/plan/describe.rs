@@ -166,6 +166,12 @@ fn describe(step: &Step) -> Description {
         Step::Keyring { id, .. } => init("join session keyring", format!("_ses.{id}"), &["keyctl"]),
         Step::UnshareCgroup => init("make cgroup namespace", "", &["unshare"]),
         Step::LoopbackUp => init("bring up", "lo", &["socket", "ioctl"]),
+        Step::UnshareIpc => init("make ipc namespace", "", &["unshare"]),
+        Step::HostPropagation(flag, reach) => init(
+            "set propagation",
+            format!("{} of the host's /", propagation_word(*flag, *reach)),
+            &["mount"],
+        ),
         Step::SlaveMounts => init("make mounts slaves", "/ and all below", &["mount"]),
         Step::OpenRoot => init("make the rootfs a mount", "", &["open_tree", "move_mount"]),
         Step::Mount(mount) => describe_mount(mount),
@@ -188,6 +194,9 @@ fn describe(step: &Step) -> Description {
         Step::ContainerHooks(hooks) => init("run hooks", hook_names("createContainer", hooks), &["execve"]),
         Step::SwitchRoot(SwitchRoot::Pivot) => {
             init("switch root", "", &["fchdir", "pivot_root", "umount2", "chdir"])
+        }
+        Step::SwitchRoot(SwitchRoot::PivotShared) => {
+            init("switch root", "", &["fchdir", "pivot_root", "mount", "umount2", "chdir"])
         }
         Step::SwitchRoot(SwitchRoot::Move) => {
             init("switch root", "without pivot_root", &["fchdir", "mount", "chroot", "chdir"])

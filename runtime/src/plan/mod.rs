@@ -78,6 +78,8 @@ pub struct Namespaces {
     /// Whether a new cgroup namespace is made by init once it sits in its cgroup (cgroup v1 and hybrid:
     /// the namespace's root is where its maker is, and v1 has no CLONE_INTO_CGROUP).
     pub unshare_cgroup: bool,
+    /// Whether a new IPC namespace is made by init once it is root of its new user namespace.
+    pub unshare_ipc: bool,
     /// Lines for /proc/PID/timens_offsets of a new time namespace, which is not in [`Namespaces::new`] then:
     /// the offsets are fixed once a process is in it, so the stage makes it for its child.
     pub time_offsets: String,
@@ -148,8 +150,14 @@ pub enum Step {
     UnshareCgroup,
     /// Bring `lo` up in a new network namespace.
     LoopbackUp,
+    /// Make the IPC namespace: its message queues belong to who makes it, which is to be the root of a new user
+    /// namespace.
+    UnshareIpc,
     /// Make every mount a slave, so that nothing done here propagates to the host.
     SlaveMounts,
+    /// Set the propagation of the mounts instead (MS_* flag), as linux.rootfsPropagation asks for: what is
+    /// `shared` goes on propagating to the host. The rootfs itself never does.
+    HostPropagation(u64, Reach),
     /// Make the rootfs a mount of its own; from here on paths mean paths in it.
     OpenRoot,
     /// Mount something.
@@ -260,6 +268,8 @@ pub enum KeptGroups {
 pub enum SwitchRoot {
     /// pivot_root(2).
     Pivot,
+    /// The same from a tree that may propagate to the host: it is made a slave before it is dropped.
+    PivotShared,
     /// MS_MOVE and chroot(2) (`--no-pivot`).
     Move,
 }

@@ -1,12 +1,19 @@
 //! The change of root.
 
+use std::fs::File;
+use std::io::Read;
 use std::os::fd::AsFd;
+use std::path::{Path, PathBuf};
 
+use nix::errno::Errno;
+use nix::fcntl::{OFlag, openat};
 use nix::mount::{MntFlags, MsFlags, umount2};
+use nix::sys::stat::Mode;
 use nix::unistd::{chdir, chroot, fchdir, pivot_root};
 
 use super::Rootfs;
 use crate::init::{Context, Failure};
+use crate::path::ProcFs;
 use crate::plan::SwitchRoot;
 use crate::sys::mount::{MountAttr, Reach, mount_setattr};
 
@@ -23,6 +30,17 @@ pub fn switch_root(rootfs: &Rootfs, how: SwitchRoot) -> Result<(), Failure> {
             pivot_root(".", ".").during("pivot_root", String::new)?;
             umount2(".", MntFlags::MNT_DETACH).during("unmount old root", String::new)?;
         }
+        SwitchRoot::PivotShared => {
+            let flags = OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
+            let old = nix::fcntl::open("/", flags, Mode::empty()).during("open", || "/")?;
+            pivot_root(".", ".").during("pivot_root", String::new)?;
+            // Here "." is the new root still; only umount2(2) would look at what is stacked on it.
+            fchdir(&old).during("change directory to", || "old root")?;
+            let flags = MsFlags::MS_SLAVE | MsFlags::MS_REC;
+            nix::mount::mount(None::<&str>, ".", None::<&str>, flags, None::<&str>)
+                .during("make slave", || "old root")?;
+            umount2(".", MntFlags::MNT_DETACH).during("unmount old root", String::new)?;
+        }
         SwitchRoot::Move => {
             nix::mount::mount(Some("."), "/", None::<&str>, MsFlags::MS_MOVE, None::<&str>)
                 .during("move rootfs to", || "/")?;
@@ -30,6 +48,77 @@ pub fn switch_root(rootfs: &Rootfs, how: SwitchRoot) -> Result<(), Failure> {
         }
     }
     chdir("/").during("change directory to", || "/")
+}
+
+/// Sets the propagation of the mounts of this namespace, and makes the mount that holds the rootfs private: a
+/// bind of it would propagate to the host else, and so would all that is mounted in it (runc #4417).
+///
+/// # Errors
+/// EINVAL, EPERM.
+pub fn host_propagation(flag: u64, reach: Reach, rootfs: &Path) -> Result<(), Failure> {
+    let recursive = if reach == Reach::Tree { MsFlags::MS_REC } else { MsFlags::empty() };
+    let flags = MsFlags::from_bits_truncate(flag) | recursive;
+    nix::mount::mount(None::<&str>, "/", None::<&str>, flags, None::<&str>)
+        .during("set propagation of", || "/")?;
+    let name = || rootfs.display().to_string();
+    let open = OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
+    let mut at = nix::fcntl::open(rootfs, open, Mode::empty()).during("open rootfs", name)?;
+    let private = MountAttr { propagation: libc::MS_PRIVATE, ..MountAttr::default() };
+    // Upwards to the root of the mount: other descriptors are EINVAL.
+    for _ in 0..MAX_DEPTH {
+        match mount_setattr(at.as_fd(), &private, Reach::One) {
+            Err(e) if e.raw_os_error() == Some(libc::EINVAL) => {
+                at = openat(&at, "..", open, Mode::empty()).during("open parent of rootfs", name)?;
+            }
+            other => return other.during("make private the mount of", name),
+        }
+    }
+    Err(Failure::other("make private the mount of", name(), "its path is too deep"))
+}
+
+/// Components of a path (PATH_MAX over two).
+const MAX_DEPTH: usize = 2048;
+
+/// Before a change of root without pivot_root: the host's mounts stay in the mount namespace, and a visible proc
+/// or sysfs would allow the container to mount one without the masks (runc's msMoveRoot). Unmounts those whose
+/// whole filesystem is visible, or covers them where that is not allowed.
+///
+/// # Errors
+/// Those of umount2(2) and mount(2).
+pub fn hide_host_filesystems(proc: &ProcFs, rootfs: &Path) -> Result<(), Failure> {
+    let mut table = String::new();
+    let file = proc.open(Path::new("self/mountinfo"), OFlag::O_RDONLY).during("open", || "mountinfo")?;
+    File::from(file).read_to_string(&mut table).during("read", || "mountinfo")?;
+    for line in table.lines() {
+        let Some((mount, filesystem)) = line.split_once(" - ") else { continue };
+        let mut fields = mount.split(' ').skip(3);
+        let (Some(part), Some(point)) = (fields.next(), fields.next()) else { continue };
+        let kind = filesystem.split(' ').next().unwrap_or_default();
+        let point = PathBuf::from(unescaped(point));
+        if part != "/" || !matches!(kind, "proc" | "sysfs") || point.starts_with(rootfs) {
+            continue;
+        }
+        let name = || point.display().to_string();
+        match umount2(&point, MntFlags::MNT_DETACH) {
+            // What it was mounted in is gone already.
+            Ok(()) | Err(Errno::ENOENT) => {}
+            // Locked in a user namespace.
+            Err(Errno::EINVAL | Errno::EPERM) => {
+                let flags = MsFlags::MS_RDONLY;
+                nix::mount::mount(Some("tmpfs"), &point, Some("tmpfs"), flags, None::<&str>)
+                    .during("cover", name)?;
+            }
+            Err(e) => return Err(e).during("unmount", name),
+        }
+    }
+    Ok(())
+}
+
+/// mountinfo writes white space and backslashes as three octal digits (proc_pid_mountinfo(5)).
+fn unescaped(field: &str) -> String {
+    [("\\040", " "), ("\\011", "\t"), ("\\012", "\n"), ("\\134", "\\")]
+        .into_iter()
+        .fold(field.to_owned(), |text, (from, to)| text.replace(from, to))
 }
 
 /// Sets the propagation of the new root.

@@ -1,0 +1,198 @@
+//! How the root becomes the container's: propagation from and to the host, and without pivot_root.
+
+use std::fs;
+use std::os::unix::fs::{chown, symlink};
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use davit_tests::{World, host};
+use serde_json::json;
+
+#[track_caller]
+fn succeeds(command: &[&str]) {
+    assert!(Command::new(command[0]).args(&command[1..]).status().unwrap().success(), "{command:?}");
+}
+
+/// A shared tmpfs of the host's; unmounted when dropped.
+struct Shared(PathBuf);
+
+impl Shared {
+    fn new(path: PathBuf) -> Self {
+        fs::create_dir(&path).unwrap();
+        succeeds(&["mount", "-t", "tmpfs", "tmpfs", path.to_str().unwrap()]);
+        let shared = Shared(path);
+        succeeds(&["mount", "--make-shared", shared.0.to_str().unwrap()]);
+        shared
+    }
+}
+
+impl Drop for Shared {
+    fn drop(&mut self) {
+        let _ = Command::new("umount").args(["-R", "-l"]).arg(&self.0).status();
+    }
+}
+
+fn mounted(point: &Path) -> bool {
+    host::mounts().lines().any(|line| line.split(' ').nth(4) == point.to_str())
+}
+
+/// The host's mounts in a directory; other tests change the rest of the table.
+fn table(below: &Path) -> Vec<String> {
+    let below = below.to_str().unwrap();
+    let point = |line: &str| line.split(' ').nth(4).unwrap().to_owned();
+    host::mounts().lines().filter(|line| point(line).starts_with(below)).map(str::to_owned).collect()
+}
+
+/// Docker's `-v …:rshared` and `…:rslave`: what is mounted on one side shows on the other.
+#[test]
+fn volumes_propagate_as_asked() {
+    let Some(world) = World::enter("volumes_propagate_as_asked") else { return };
+    let volume = Shared::new(world.path("volume"));
+    for name in ["inside", "outside"] {
+        fs::create_dir(volume.0.join(name)).unwrap();
+    }
+    let before = table(&world.path(""));
+    for (word, reaches_host, reaches_container) in
+        [("rshared", true, true), ("rslave", false, true), ("rprivate", false, false)]
+    {
+        let mut bundle = world.bundle();
+        bundle
+            .set("/linux/rootfsPropagation", json!(word))
+            .mount("/mnt", "bind", volume.0.to_str().unwrap(), &["rbind", word])
+            .args(&["sleep", "1000"]);
+        for set in ["bounding", "effective", "permitted"] {
+            bundle.set(&format!("/process/capabilities/{set}"), json!(["CAP_SYS_ADMIN"]));
+        }
+        let c = world.container(&bundle).started();
+        c.sh("mount -t tmpfs tmpfs /mnt/inside");
+        assert_eq!(mounted(&volume.0.join("inside")), reaches_host, "{word}");
+        let outside = volume.0.join("outside");
+        succeeds(&["mount", "-t", "tmpfs", "tmpfs", outside.to_str().unwrap()]);
+        let seen = c.sh("grep -c ' /mnt/outside ' /proc/self/mountinfo || true");
+        assert_eq!(seen == "1", reaches_container, "{word}");
+        succeeds(&["umount", outside.to_str().unwrap()]);
+        if reaches_host {
+            c.sh("umount /mnt/inside");
+        }
+        c.finish();
+        assert_eq!(table(&world.path("")), before, "{word}: nothing else has changed on the host");
+    }
+}
+
+/// A rootfs in a shared mount: what is mounted in it must not show on the host (runc #4417).
+#[test]
+fn a_shared_parent_does_not_spread_the_containers_mounts() {
+    let Some(world) = World::enter("a_shared_parent_does_not_spread_the_containers_mounts") else { return };
+    let parent = Shared::new(world.path("parent"));
+    for word in ["shared", "rshared", "slave", "rprivate"] {
+        let mut bundle = world.bundle();
+        let rootfs = parent.0.join(word);
+        succeeds(&["cp", "-a", bundle.rootfs("/").to_str().unwrap(), rootfs.to_str().unwrap()]);
+        bundle
+            .set("/root/path", json!(rootfs))
+            .set("/linux/rootfsPropagation", json!(word))
+            .args(&["sleep", "1000"]);
+        let before = table(&world.path(""));
+        let c = world.container(&bundle).started();
+        assert_eq!(table(&world.path("")), before, "{word}");
+        assert_eq!(c.sh("ls / | head -n 1"), "bin");
+        c.finish();
+        assert_eq!(table(&world.path("")), before, "{word}");
+    }
+}
+
+#[test]
+fn unknown_propagation_is_refused() {
+    let Some(world) = World::enter("unknown_propagation_is_refused") else { return };
+    let mut bundle = world.bundle();
+    bundle.set("/linux/rootfsPropagation", json!("sometimes")).args(&["true"]);
+    let c = world.container(&bundle);
+    c.run(&[]).fails(1, "rootfsPropagation=sometimes is not supported");
+    c.assert_nothing_left();
+    bundle.set("/linux/rootfsPropagation", json!("private"));
+    let c = world.container(&bundle);
+    c.run(&["--no-pivot"]).fails(1, "rootfsPropagation of [r]private is not safe without pivot_root");
+    c.assert_nothing_left();
+}
+
+/// Without pivot_root the host's mounts stay in the namespace. Were its procfs among them, the kernel would let
+/// the container mount one of its own without masks.
+#[test]
+fn no_pivot_hides_the_hosts_proc() {
+    let Some(world) = World::enter("no_pivot_hides_the_hosts_proc") else { return };
+    if world.is_old_runc() {
+        return;
+    }
+    let mut bundle = world.bundle();
+    let script = "unshare -Urmpf busybox mount -t proc proc /mnt 2>&1; echo $?";
+    let busybox = bundle.rootfs("bin/unshare");
+    symlink("busybox", busybox).unwrap();
+    bundle.script(script).set("/process/user", json!({"uid": 1000, "gid": 1000}));
+    for flags in [&[][..], &["--no-pivot"]] {
+        let c = world.container(&bundle);
+        let code = c.run(flags).ok().stdout;
+        assert!(code.contains("permission denied") && code.ends_with("1\n"), "{flags:?}: {code}");
+        c.assert_nothing_left();
+    }
+    // It is the masks that are in the way: without them, and with pivot_root, it works.
+    bundle.set("/linux/maskedPaths", json!([])).set("/linux/readonlyPaths", json!([]));
+    let c = world.container(&bundle);
+    assert_eq!(c.run(&[]).ok().stdout, "0\n");
+}
+
+#[test]
+fn a_root_that_is_a_link_is_refused() {
+    let Some(world) = World::enter("a_root_that_is_a_link_is_refused") else { return };
+    let mut bundle = world.bundle();
+    symlink("rootfs", bundle.dir().join("link")).unwrap();
+    bundle.set("/root/path", json!("link")).args(&["true"]);
+    let c = world.container(&bundle);
+    c.run(&[]).fails(1, "invalid rootfs: not an absolute path, or a symlink");
+    c.assert_nothing_left();
+}
+
+/// Message queues of a new user namespace belong to its root.
+#[test]
+fn message_queues_belong_to_the_containers_root() {
+    // runc's belong to a group of the host.
+    let Some(world) = World::enter("message_queues_belong_to_the_containers_root").filter(|w| !w.is_runc())
+    else {
+        return;
+    };
+    let mut bundle = world.bundle();
+    let maps = json!([{"containerID": 0, "hostID": 100_000, "size": 65536}]);
+    bundle
+        .push("/linux/namespaces", json!({"type": "user"}))
+        .set("/linux/uidMappings", maps.clone())
+        .set("/linux/gidMappings", maps)
+        .script("stat -c '%u %g' /dev/mqueue; readlink /proc/self/ns/ipc");
+    let owner = Command::new("chown").args(["-R", "100000:100000"]).arg(bundle.rootfs("/")).status();
+    assert!(owner.unwrap().success());
+    chown(bundle.dir(), Some(100_000), Some(100_000)).unwrap();
+    let c = world.container(&bundle);
+    let output = c.run(&[]).ok().stdout;
+    let own = fs::read_link("/proc/self/ns/ipc").unwrap();
+    let (owner, ipc) = output.trim_end().split_once('\n').unwrap();
+    assert_eq!(owner, "0 0");
+    assert_ne!(Path::new(ipc), own);
+    c.assert_nothing_left();
+}
+
+/// The old root must become a slave before it is dropped: on hosts whose / is shared, its end would reach the host.
+/// Such a host is made in a private mount namespace here.
+#[test]
+fn a_shared_host_keeps_its_mounts() {
+    let Some(world) = World::enter("a_shared_host_keeps_its_mounts") else { return };
+    for word in ["shared", "rshared"] {
+        let mut bundle = world.bundle();
+        bundle.set("/linux/rootfsPropagation", json!(word)).args(&["true"]);
+        let c = world.container(&bundle);
+        let count = "sed 's/.* - //' /proc/self/mountinfo | sort | md5sum";
+        let script = format!(
+            "mount --make-rshared / && before=$({count}) && \"$@\" && test \"$before\" = \"$({count})\" || exit 7"
+        );
+        let run = c.call("run", &[], &[]).dir(bundle.dir());
+        run.wrapper(&["unshare", "-m", "--propagation", "private", "sh", "-c", &script, "sh"]).run().ok();
+        c.assert_nothing_left();
+    }
+}
