@@ -101,18 +101,7 @@ impl<'a> Group<'a> {
     /// # Errors
     /// [`Error::NotEnabled`].
     pub fn new(root: &'a Path, config: &'a LinuxIntelRdt, id: &str) -> Result<Self, Error> {
-        let wants = |text: &Option<String>| text.as_ref().is_some_and(|text| !text.is_empty());
-        for (wanted, info, field, what) in [
-            (wants(config.l3_cache_schema()), "info/L3", "l3CacheSchema", "RDT/CAT"),
-            (wants(config.mem_bw_schema()), "info/MB", "memBwSchema", "RDT/MBA"),
-            (*config.enable_monitoring() == Some(true), "info/L3_MON", "enableMonitoring", "RDT monitoring"),
-        ] {
-            if wanted && !root.join(info).exists() {
-                let word =
-                    format!("intelRdt.{field} is specified in config, but Intel {what} is not enabled");
-                return Err(Error::NotEnabled(word));
-            }
-        }
+        check(root, config)?;
         let dir = match clos_id(config) {
             Some("/") => root.to_owned(),
             Some(name) => root.join(name),
@@ -213,6 +202,35 @@ impl<'a> Group<'a> {
         };
         Error::File { action, path: path.to_owned(), source, status }
     }
+}
+
+/// That the host has what a config asks for.
+fn check(root: &Path, config: &LinuxIntelRdt) -> Result<(), Error> {
+    let wants = |text: &Option<String>| text.as_ref().is_some_and(|text| !text.is_empty());
+    for (wanted, info, field, what) in [
+        (wants(config.l3_cache_schema()), "info/L3", "l3CacheSchema", "RDT/CAT"),
+        (wants(config.mem_bw_schema()), "info/MB", "memBwSchema", "RDT/MBA"),
+        (*config.enable_monitoring() == Some(true), "info/L3_MON", "enableMonitoring", "RDT monitoring"),
+    ] {
+        if wanted && !root.join(info).exists() {
+            let word = format!("intelRdt.{field} is specified in config, but Intel {what} is not enabled");
+            return Err(Error::NotEnabled(word));
+        }
+    }
+    Ok(())
+}
+
+/// Gives a group other shares (`update`), and makes it for a container that had none. True if it was made.
+///
+/// # Errors
+/// [`Error::NotEnabled`], or EINVAL for shares that the hardware has not.
+pub fn update(root: &Path, dir: &Path, config: &LinuxIntelRdt) -> Result<bool, Error> {
+    check(root, config)?;
+    let group = Group { root, config, dir: dir.to_owned(), monitoring: None, made: Cell::new(false) };
+    group.made.set(group.make_dir(dir)?);
+    // The first error is the one to report.
+    group.write(dir, "schemata", &schemata(config)).inspect_err(|_| drop(group.undo()))?;
+    Ok(group.made.get())
 }
 
 /// Moves a process into a group or monitoring group.
@@ -382,6 +400,20 @@ mod tests {
         assert!(other.starts_with("intelRdt.l3CacheSchema: \"L3:0=ff\" does not match "), "{other}");
         assert!(other.ends_with("which has \"L3:0=0000f;1=fffff\""), "{other}");
         assert!(with("", "MB:2=20").unwrap_err().contains("intelRdt.memBwSchema"));
+    }
+
+    #[test]
+    fn an_update_writes_over_shares_and_makes_what_is_missing() {
+        let root = fake(&["L3", "MB"]);
+        let shares = config(serde_json::json!({"l3CacheSchema": "L3:0=f", "memBwSchema": "MB:0=20"}));
+        assert!(update(root.path(), &root.path().join("c1"), &shares).unwrap());
+        assert_eq!(read(root.path(), "c1/schemata"), "L3:0=f\nMB:0=20\n");
+        let shares = config(serde_json::json!({"memBwSchema": "MB:0=70"}));
+        fs::remove_file(root.path().join("c1/schemata")).unwrap();
+        assert!(!update(root.path(), &root.path().join("c1"), &shares).unwrap());
+        assert_eq!(read(root.path(), "c1/schemata"), "MB:0=70\n");
+        let lacking = update(fake(&[]).path(), &root.path().join("c1"), &shares).unwrap_err().to_string();
+        assert!(lacking.contains("Intel RDT/MBA is not enabled"), "{lacking}");
     }
 
     #[test]

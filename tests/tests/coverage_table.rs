@@ -33,7 +33,13 @@ const ADDED_IN_1_3: [&str; 8] = [
 ];
 
 /// Flags that no help shows: callers still pass them.
-const HIDDEN: [&str; 3] = ["--criu", "create --no-subreaper", "exec --no-subreaper"];
+const HIDDEN: [&str; 5] = [
+    "--criu",
+    "create --no-subreaper",
+    "exec --no-subreaper",
+    "update --kernel-memory",
+    "update --kernel-memory-tcp",
+];
 
 #[derive(Debug)]
 struct Row {

@@ -106,6 +106,54 @@ fn each_value_reads_back_as_after_an_update_by_runc() {
     theirs.finish();
 }
 
+/// Realtime limits: what the kernel grants depends on what the parent group has left, so both runtimes are asked.
+#[test]
+fn realtime_limits_are_as_with_runc() {
+    let Some(world) = enter_v1("realtime_limits_are_as_with_runc") else { return };
+    let ours = world.container(&sleeping(&world)).started();
+    let theirs = world.container(&sleeping(&world)).started();
+    let file = |c: &Container<'_>, file: &str| {
+        let path = host::v1_path(&c.pid().to_string(), "cpu").unwrap();
+        let dir = Path::new("/sys/fs/cgroup/cpu").join(path.trim_start_matches('/'));
+        fs::read_to_string(dir.join(file)).map_or_else(|_| "none".into(), |text| text.trim().to_owned())
+    };
+    if file(&ours, "cpu.rt_period_us") == "none" {
+        ours.finish();
+        theirs.finish();
+        return skip("realtime_limits_are_as_with_runc", "no CONFIG_RT_GROUP_SCHED").unwrap_or(());
+    }
+    for flags in
+        [&["--cpu-rt-period", "500000"][..], &["--cpu-rt-runtime", "1000"], &["--cpu-rt-runtime", "0"]]
+    {
+        let (our, their) = (
+            update(&ours, &Update::Flags(flags), world.runtime()),
+            update(&theirs, &Update::Flags(flags), Path::new(RUNC)),
+        );
+        assert_eq!(our.code, their.code, "{flags:?}: {} {}", our.stderr, their.stderr);
+        for name in ["cpu.rt_period_us", "cpu.rt_runtime_us"] {
+            assert_eq!(file(&ours, name), file(&theirs, name), "{flags:?}: {name}");
+        }
+    }
+    assert_eq!(file(&ours, "cpu.rt_period_us"), "500000");
+    ours.finish();
+    theirs.finish();
+}
+
+/// The unit tests of `resctrl` write them into a fake tree.
+#[test]
+fn shares_of_cache_and_bandwidth_need_resctrl() {
+    let Some(world) = enter_v1("shares_of_cache_and_bandwidth_need_resctrl") else { return };
+    if world.is_runc() || host::mounts().contains(" - resctrl ") {
+        return skip("shares_of_cache_and_bandwidth_need_resctrl", "is about hosts without resctrl")
+            .unwrap_or(());
+    }
+    let c = world.container(&sleeping(&world)).started();
+    for flags in [["--l3-cache-schema", "L3:0=f"], ["--mem-bw-schema", "MB:0=20"]] {
+        c.call("update", &flags, &[]).run().fails(1, "Intel RDT is not enabled");
+    }
+    c.finish();
+}
+
 /// Flags and fields that runc 1.1.5 does not know, on the same files.
 #[test]
 fn newer_values_are_written() {

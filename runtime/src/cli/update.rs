@@ -4,7 +4,7 @@ use std::io::Read;
 
 use anyhow::anyhow;
 use clap::{Arg, ArgMatches};
-use oci_spec::runtime::LinuxResources;
+use oci_spec::runtime::{LinuxIntelRdt, LinuxResources};
 use serde_json::{Map, Value};
 
 use super::args::{Arity, container_id, value};
@@ -21,7 +21,7 @@ pub(super) const COMMAND: Command = Command {
             \x20  \"cpu\": {\"shares\": 0, \"quota\": 0, \"burst\": 0, \"period\": 0, \"realtimeRuntime\": 0,\n\
             \x20          \"realtimePeriod\": 0, \"cpus\": \"\", \"mems\": \"\", \"idle\": 0},\n\
             \x20  \"blockIO\": {\"weight\": 0}, \"pids\": {\"limit\": 0}}\n\n\
-            With it all other options are ignored. Sizes may have a unit: 64M, 1GiB.",
+            With it all other limits are ignored. Sizes may have a unit: 64M, 1GiB.",
     arity: Arity::Exactly(1),
     flags,
     run,
@@ -90,6 +90,8 @@ const OBSOLETE: [&str; 2] = ["kernel-memory", "kernel-memory-tcp"];
 fn flags() -> Vec<Arg> {
     let mut all: Vec<Arg> = FLAGS.iter().map(|(name, _, _, _, help)| value(name, help)).collect();
     all.push(value("resources", "file with the resources to update, or - for the standard input").short('r'));
+    all.push(value("l3-cache-schema", "shares of the L3 cache (Intel RDT): L3:0=7f0;1=1f"));
+    all.push(value("mem-bw-schema", "shares of memory bandwidth (Intel RDT): MB:0=20;1=70"));
     all.extend(OBSOLETE.iter().map(|name| value(name, "obsolete: ignored with a warning").hide(true)));
     all
 }
@@ -100,8 +102,20 @@ fn run(global: &Global, matches: &ArgMatches) -> anyhow::Result<i32> {
         Some(file) => read(file)?,
         None => from_flags(matches)?,
     };
-    container::update(&global.runtime, id, &resources)?;
+    container::update(&global.runtime, id, &resources, intel_rdt(matches).as_ref())?;
     Ok(0)
+}
+
+/// The shares of L3 cache and memory bandwidth, which are no part of linux.resources.
+fn intel_rdt(matches: &ArgMatches) -> Option<LinuxIntelRdt> {
+    let (l3, bandwidth) = (text(matches, "l3-cache-schema"), text(matches, "mem-bw-schema"));
+    if l3.is_none() && bandwidth.is_none() {
+        return None;
+    }
+    let mut shares = LinuxIntelRdt::default();
+    shares.set_l3_cache_schema(l3.map(str::to_owned));
+    shares.set_mem_bw_schema(bandwidth.map(str::to_owned));
+    Some(shares)
 }
 
 fn text<'m>(matches: &'m ArgMatches, flag: &str) -> Option<&'m str> {

@@ -4,15 +4,17 @@ use std::fs::File;
 use std::io::Read;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
+use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
-use oci_spec::runtime::LinuxResources;
+use oci_spec::runtime::{LinuxIntelRdt, LinuxResources};
 
-use super::state::{Dir, ProcessStat, State, validate_id};
+use super::state::{Dir, IntelRdt, ProcessStat, State, validate_id};
 use super::{ContainerState, Error, KillTarget, Result, Runtime, Status};
 use crate::cgroup::Cgroup;
 use crate::init::{Failure, HookState, run_host_hooks};
+use crate::resctrl;
 use crate::sys::process::{pidfd_open, pidfd_send_signal};
 
 /// A container as it is on disk and in the kernel.
@@ -205,12 +207,37 @@ pub(super) fn resume(runtime: &Runtime, id: &str) -> Result<()> {
     }
 }
 
-pub(super) fn update(runtime: &Runtime, id: &str, resources: &LinuxResources) -> Result<()> {
-    let container = load(runtime, id)?;
-    match container.status {
-        Status::Created | Status::Running | Status::Paused => Ok(container.cgroup.update(resources)?),
-        Status::Creating | Status::Stopped => Err(Error::NotRunning),
+pub(super) fn update(
+    runtime: &Runtime,
+    id: &str,
+    resources: &LinuxResources,
+    intel_rdt: Option<&LinuxIntelRdt>,
+) -> Result<()> {
+    let mut container = load(runtime, id)?;
+    if matches!(container.status, Status::Creating | Status::Stopped) {
+        return Err(Error::NotRunning);
     }
+    container.cgroup.update(resources)?;
+    intel_rdt.map_or(Ok(()), |shares| update_resctrl(&mut container, shares))
+}
+
+/// A container without a group gets one, as in runc.
+fn update_resctrl(container: &mut Loaded, shares: &LinuxIntelRdt) -> Result<()> {
+    let root = resctrl::root()?;
+    let Loaded { dir, state, cgroup, .. } = container;
+    if state.config.intel_rdt.is_none() {
+        state.intel_rdt_path = root.join(&state.id).display().to_string();
+    }
+    let path = PathBuf::from(&state.intel_rdt_path);
+    resctrl::update(&root, &path, shares)?;
+    if state.config.intel_rdt.is_some() {
+        return Ok(());
+    }
+    // Noted first: delete removes what is noted.
+    state.config.intel_rdt = Some(IntelRdt::default());
+    dir.write(state)?;
+    cgroup.pids()?.into_iter().try_for_each(|pid| resctrl::add_process(&path, pid))?;
+    Ok(())
 }
 
 pub(super) fn kill(runtime: &Runtime, id: &str, signal: i32, target: KillTarget) -> Result<()> {

@@ -7,7 +7,7 @@ use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 
-use oci_spec::runtime::{LinuxResources, Mount, Process};
+use oci_spec::runtime::{LinuxIntelRdt, LinuxResources, Mount, Process};
 
 mod activation;
 mod checks;
@@ -332,12 +332,18 @@ pub fn resume(runtime: &Runtime, id: &str) -> Result<()> {
     lifecycle::resume(runtime, id)
 }
 
-/// Changes the container's limits: only what `resources` sets; device rules are left alone without any.
+/// Changes the container's limits: only what `resources` and `intel_rdt` set; device rules are left alone
+/// without any.
 ///
 /// # Errors
-/// [`Error::NotFound`], [`Error::NotRunning`], [`Error::Cgroup`].
-pub fn update(runtime: &Runtime, id: &str, resources: &LinuxResources) -> Result<()> {
-    lifecycle::update(runtime, id, resources)
+/// [`Error::NotFound`], [`Error::NotRunning`], [`Error::Cgroup`], [`Error::Resctrl`].
+pub fn update(
+    runtime: &Runtime,
+    id: &str,
+    resources: &LinuxResources,
+    intel_rdt: Option<&LinuxIntelRdt>,
+) -> Result<()> {
+    lifecycle::update(runtime, id, resources, intel_rdt)
 }
 
 /// Opens a running container for `events`.
