@@ -13,6 +13,7 @@ use crate::sys::process::exit_now;
 
 mod args;
 mod check;
+mod completion;
 mod console;
 mod create;
 mod delete;
@@ -26,6 +27,7 @@ mod help;
 mod json;
 mod kill;
 mod list;
+mod man;
 mod mounts;
 mod options;
 mod pause;
@@ -76,6 +78,7 @@ struct Command {
 
 static COMMANDS: &[&Command] = &[
     &check::COMMAND,
+    &completion::COMMAND,
     &create::COMMAND,
     &delete::COMMAND,
     &events::COMMAND,
@@ -84,6 +87,7 @@ static COMMANDS: &[&Command] = &[
     &features::COMMAND,
     &kill::COMMAND,
     &list::COMMAND,
+    &man::COMMAND,
     &mounts::COMMAND,
     &pause::COMMAND,
     &ps::COMMAND,
