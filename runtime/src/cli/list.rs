@@ -1,5 +1,7 @@
 //! `davit list`.
 
+use std::collections::BTreeMap;
+
 use anyhow::bail;
 use clap::ArgMatches;
 use nix::unistd::{Uid, User};
@@ -36,7 +38,13 @@ fn run(global: &Global, matches: &ArgMatches) -> anyhow::Result<i32> {
     if matches.get_flag("quiet") {
         return Ok(print(&states.iter().fold(String::new(), |text, state| text + &state.id + "\n")));
     }
-    let owned: Vec<_> = states.iter().map(|state| (state, owner(state))).collect();
+    // The user database is asked once for each owner, not for each container.
+    let mut names = BTreeMap::new();
+    for state in &states {
+        names.entry(state.owner_uid).or_insert_with(|| owner(state.owner_uid));
+    }
+    let name = |state: &ContainerState| names.get(&state.owner_uid).cloned().unwrap_or_default();
+    let owned: Vec<_> = states.iter().map(|state| (state, name(state))).collect();
     if format == "json" {
         return Ok(print(&as_json(&owned)?));
     }
@@ -59,9 +67,9 @@ fn as_json(owned: &[(&ContainerState, String)]) -> anyhow::Result<String> {
 }
 
 /// Name of the owner, or `#uid` for one without an entry in the host's user database.
-fn owner(state: &ContainerState) -> String {
-    match User::from_uid(Uid::from_raw(state.owner_uid)) {
+fn owner(uid: u32) -> String {
+    match User::from_uid(Uid::from_raw(uid)) {
         Ok(Some(user)) => user.name,
-        _ => format!("#{}", state.owner_uid),
+        _ => format!("#{uid}"),
     }
 }

@@ -489,13 +489,16 @@ impl Dir {
             .custom_flags(libc::O_NOFOLLOW)
             .open(&path)
             .map_err(missing)?;
-        let owner = file.metadata().map_err(missing)?.uid();
-        let me = nix::unistd::geteuid().as_raw();
-        if owner != me && owner != 0 {
+        let found = file.metadata().map_err(missing)?;
+        let owner = found.uid();
+        if owner != 0 && owner != nix::unistd::geteuid().as_raw() {
             return Err(Error::ForeignState { path, owner });
         }
-        let mut text = Vec::new();
-        std::io::Read::read_to_end(&mut file, &mut text).map_err(missing)?;
+        // Room for all of it and for the read that finds the end; `take`, for File itself would ask for the
+        // size again.
+        let room = usize::try_from(found.len()).unwrap_or(0).saturating_add(64);
+        let mut text = Vec::with_capacity(room);
+        (&mut file).take(u64::MAX).read_to_end(&mut text).map_err(missing)?;
         serde_json::from_slice(&text).map_err(|e| Error::io("parse", &path, e.into()))
     }
 

@@ -49,8 +49,8 @@ const DIFFERENCES: &[Difference] = &[
     Difference {
         cases: &["*"],
         section: "process",
-        davit: Some("oom_score_adj 100"),
-        runc: Some("oom_score_adj 0"),
+        davit: Some("oom_score_adj:100"),
+        runc: Some("oom_score_adj:0"),
         reason: "exec gives its process the container's oomScoreAdj; runc 1.1 leaves the caller's",
     },
     Difference {

@@ -25,10 +25,13 @@ pub fn probe(extra: &str, end: &str) -> String {
 /// Shell variables with the host's namespaces.
 pub fn host_namespaces() -> String {
     let mut script = String::new();
-    for kind in ["cgroup", "ipc", "mnt", "net", "pid", "time", "time_for_children", "user", "uts"] {
+    let mut all = String::new();
+    for kind in ["cgroup", "ipc", "mnt", "net", "pid", "time", "user", "uts"] {
         let name = std::fs::read_link(format!("/proc/self/ns/{kind}")).unwrap();
         script += &format!("HOST_{kind}='{}'; ", name.display());
+        all += &format!("{} ", name.display());
     }
+    script += &format!("HOST_NS='{all}'; ");
     script
 }
 
