@@ -365,3 +365,45 @@ fn a_writable_cgroup_is_the_containers() {
         c.finish();
     }
 }
+
+#[test]
+fn namespaces_of_the_outer_user_namespace_are_joined() {
+    let name = "namespaces_of_the_outer_user_namespace_are_joined";
+    // As Podman does it without root: the network is its own user namespace's, the container has another one.
+    let Some(mut world) = World::enter_as_user(name, Ranges::Some) else { return };
+    if world.is_runc() {
+        return;
+    }
+    let holder = Holder::start(&world, &["--map-root-user", "--map-auto", "--net", "--uts"]);
+    let pid = holder.pid();
+    world.through(&["nsenter", "--user", "--preserve-credentials", "--target", &pid]);
+    let mut bundle = world.bundle();
+    without_sysfs(&mut bundle);
+    for (kind, file) in [("network", "net"), ("uts", "uts")] {
+        let path = format!("/proc/{pid}/ns/{file}");
+        bundle.without_namespace(kind).push("/linux/namespaces", json!({"type": kind, "path": path}));
+    }
+    let maps = json!([range(0, 1, 1000)]);
+    bundle
+        .args(&["sleep", "1000"])
+        .remove("/hostname")
+        .push("/linux/namespaces", json!({"type": "user"}))
+        .set("/root/readonly", json!(false))
+        .set("/linux/uidMappings", maps.clone())
+        .set("/linux/gidMappings", maps);
+    // Mapped root is the first id of the user's range.
+    let owner = format!("{FIRST_ID}:{}", FIRST_ID + 100_000);
+    assert!(Command::new("chown").args(["-Rh", &owner]).arg(bundle.rootfs("")).status().unwrap().success());
+    let c = world.container(&bundle).started();
+    for kind in ["net", "uts"] {
+        let of = |pid: &str| fs::read_link(format!("/proc/{pid}/ns/{kind}")).unwrap();
+        assert_eq!(of(&c.pid().to_string()), of(&pid), "{kind}");
+        assert_eq!(
+            c.sh(&format!("readlink /proc/self/ns/{kind}")),
+            of(&pid).to_str().unwrap(),
+            "exec: {kind}"
+        );
+    }
+    assert_eq!(words_of(c.pid(), "uid_map"), format!("0 {FIRST_ID} 1000"));
+    c.finish();
+}

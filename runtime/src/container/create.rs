@@ -8,9 +8,9 @@ use nix::fcntl::OFlag;
 use nix::sys::stat::Mode;
 use oci_spec::runtime::{LinuxNamespaceType, LinuxResources, Spec};
 
-use super::idmap;
+use super::idmap::{self, IdRange};
 use super::spawn::{Launch, Spawned, spawn};
-use super::state::{Dir, IdRange, State, write_atomically};
+use super::state::{Dir, State, write_atomically};
 use super::{
     CgroupManager, Console, CreateOptions, Error, NotifySocket, Result, RootSwitch, Runtime, Started,
 };

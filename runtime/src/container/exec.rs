@@ -5,9 +5,10 @@ use std::os::fd::AsFd;
 use oci_spec::runtime::{Process, Spec};
 
 use super::create::{check_preserved, send_pidfd};
+use super::idmap::IdRange;
 use super::lifecycle::open_init;
 use super::spawn::{Launch, Spawned, spawn};
-use super::state::{Dir, IdRange, State, write_atomically};
+use super::state::{Dir, State, write_atomically};
 use super::{Error, ExecOptions, Result, Runtime, Started, Status};
 use crate::cgroup::Cgroup;
 use crate::init::{Gate, HookOutput, HookState, Kind};

@@ -10,10 +10,40 @@ use std::sync::OnceLock;
 use nix::sys::statfs::{FsType, fstatfs};
 use nix::unistd::{Uid, fchown, getegid, geteuid};
 use oci_spec::runtime::{LinuxIdMapping, Process, Spec};
+use serde::{Deserialize, Serialize};
 
 use crate::init::{Context, Failure};
 use crate::plan::IdMaps;
 use crate::spec::{self, list};
+
+/// A range of a user namespace's map as state.json has it, in runc's words.
+#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
+pub struct IdRange {
+    /// First id in the container.
+    pub container_id: u32,
+    /// First id outside.
+    pub host_id: u32,
+    /// How many.
+    pub size: u32,
+}
+
+impl IdRange {
+    /// A map in runc's words; none for an empty one.
+    pub fn list(map: &[LinuxIdMapping]) -> Option<Vec<IdRange>> {
+        let range = |r: &LinuxIdMapping| IdRange {
+            container_id: r.container_id(),
+            host_id: r.host_id(),
+            size: r.size(),
+        };
+        (!map.is_empty()).then(|| map.iter().map(range).collect())
+    }
+
+    /// The map that [`IdRange::list`] was given.
+    pub fn map(ranges: Option<&Vec<IdRange>>) -> Vec<LinuxIdMapping> {
+        let range = |r: &IdRange| spec::id_range(r.container_id, r.host_id, r.size);
+        ranges.into_iter().flatten().map(range).collect()
+    }
+}
 
 /// Whether this process can't act on other processes' /proc files unless they are dumpable: proc_pid(5) gives
 /// those of an undumpable process to root.

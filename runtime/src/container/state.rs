@@ -7,10 +7,10 @@ use std::io::{Read, Write};
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
-use oci_spec::runtime::{Hook, LinuxIdMapping, LinuxNamespaceType, Spec};
+use oci_spec::runtime::{Hook, LinuxNamespaceType, Spec};
 use serde::{Deserialize, Serialize};
 
-use super::idmap::is_ordinary_user;
+use super::idmap::{IdRange, is_ordinary_user};
 use super::{CgroupManager, Error, Result, Runtime};
 use crate::cgroup::Cgroup;
 use crate::spec::list;
@@ -111,35 +111,6 @@ pub struct Namespace {
     /// Path when it was joined.
     #[serde(default)]
     pub path: String,
-}
-
-/// A range of a user namespace's map in runc's words.
-#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
-pub struct IdRange {
-    /// First id in the container.
-    pub container_id: u32,
-    /// First id outside.
-    pub host_id: u32,
-    /// How many.
-    pub size: u32,
-}
-
-impl IdRange {
-    /// A map in runc's words; none for an empty one.
-    pub fn list(map: &[LinuxIdMapping]) -> Option<Vec<IdRange>> {
-        let range = |r: &LinuxIdMapping| IdRange {
-            container_id: r.container_id(),
-            host_id: r.host_id(),
-            size: r.size(),
-        };
-        (!map.is_empty()).then(|| map.iter().map(range).collect())
-    }
-
-    /// The map that [`IdRange::list`] was given.
-    pub fn map(ranges: Option<&Vec<IdRange>>) -> Vec<LinuxIdMapping> {
-        let range = |r: &IdRange| crate::spec::id_range(r.container_id, r.host_id, r.size);
-        ranges.into_iter().flatten().map(range).collect()
-    }
 }
 
 /// runc's cgroup object; an empty device list makes runc allocate its embedded resources.
