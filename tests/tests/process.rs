@@ -299,7 +299,7 @@ fn environment_and_home() {
     // the image's passwd says where that is, not the host's.
     let env = json!(["PATH=/bin", "A=1", "B=two\nlines", "HOME=", "A=3"]);
     let mut bundle = world.bundle();
-    bundle.script("tr '\\0' ';' </proc/self/environ").set("/process/env", env.clone());
+    bundle.script("tr '\\0' ';' </proc/self/environ; true").set("/process/env", env.clone());
     bundle.set("/process/user", json!({"uid": 1000, "gid": 1000}));
     let c = world.container(&bundle);
     let stdout = c.run(&[]).ok().stdout;
@@ -311,7 +311,7 @@ fn environment_and_home() {
 
     let c = sleeping(&world, |_| {});
     let inside =
-        exec_process(&world, &c, json!({"env": env}), "tr '\\0' ';' </proc/self/environ").ok().stdout;
+        exec_process(&world, &c, json!({"env": env}), "tr '\\0' ';' </proc/self/environ; true").ok().stdout;
     assert!(inside.contains("HOME=/root;") && inside.contains("B=two\nlines;A=3;"), "{inside}");
     c.finish();
 }
