@@ -133,3 +133,8 @@ fn compare(test: &str, global: &[&str]) {
 fn every_field_reads_back_as_under_runc() {
     compare("vm::limits::every_field_reads_back_as_under_runc", &[]);
 }
+
+#[test]
+fn every_field_reads_back_as_under_runc_with_systemd() {
+    compare("vm::limits::every_field_reads_back_as_under_runc_with_systemd", &["--systemd-cgroup"]);
+}

@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 
 mod apparmor;
 mod limits;
+mod systemd;
 
 /// The cgroup v2 directory of a process.
 fn cgroup_of(pid: i32) -> PathBuf {

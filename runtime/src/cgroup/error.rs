@@ -12,6 +12,48 @@ pub enum Error {
         "cgroupsPath {0:?} has the form slice:prefix:name of the systemd cgroup driver, which is not in use"
     )]
     SystemdPath(PathBuf),
+    /// `--systemd-cgroup` with a path of the cgroupfs driver (wording of runc).
+    #[error(
+        "expected cgroupsPath to be of format \"slice:prefix:name\" for systemd cgroups, got {0:?} instead"
+    )]
+    NotSystemdPath(PathBuf),
+    /// `--systemd-cgroup` where PID 1 is something else (wording of runc).
+    #[error("systemd not running on this host, cannot use systemd cgroups manager")]
+    NoSystemd,
+    /// `--systemd-cgroup` on a host whose cgroups are not v2 alone.
+    #[error("the systemd cgroup driver needs cgroup v2: this host has cgroup v1 hierarchies")]
+    SystemdOnV1,
+    /// systemd can't be reached.
+    #[error("connect to systemd for unit {unit:?}: {tried}")]
+    NoBus {
+        /// The unit.
+        unit: String,
+        /// Each address with its error.
+        tried: String,
+    },
+    /// A unit of the container's name is active, and not the container's.
+    #[error("unit {0:?} exists already")]
+    UnitExists(String),
+    /// systemd refused a call or did not answer.
+    #[error("{action} unit {unit:?} over {bus}: {reason}")]
+    Systemd {
+        /// What was asked.
+        action: &'static str,
+        /// The unit.
+        unit: String,
+        /// The bus.
+        bus: String,
+        /// systemd's answer.
+        reason: String,
+    },
+    /// An `org.systemd.property.*` annotation that is not GVariant text.
+    #[error("annotation {key}={value}: not a value in GVariant text format")]
+    Annotation {
+        /// The annotation.
+        key: String,
+        /// Its value.
+        value: String,
+    },
     /// The path names the root of the hierarchy, which holds the host's own processes.
     #[error("cgroupsPath {0:?} is the root cgroup")]
     RootCgroup(PathBuf),

@@ -174,6 +174,23 @@ impl Member {
         }
     }
 
+    /// The systemd driver: refuses a directory that is in use; makes nothing.
+    pub(super) fn check_unused(&self) -> Result<(), Error> {
+        match Dir::open(&self.path) {
+            Ok(dir) => refuse_used(&dir, self),
+            Err(e) if e.is_gone() => Ok(()),
+            Err(e) => Err(e),
+        }
+    }
+
+    /// Takes over the directory that systemd has just made.
+    pub(super) fn adopt(&self) -> Result<(), Error> {
+        self.made.get_or_init(|| Made::New);
+        let dir = self.dir()?;
+        // systemd enables those that a property needs or that are delegated: hugetlb, rdma and misc are not.
+        self.mountpoint().map_or(Ok(()), |mountpoint| v2::enable_all(dir, mountpoint))
+    }
+
     fn try_create(&self, made: &mut Vec<PathBuf>) -> Result<(), Error> {
         let fresh = self.mkdirs(made)?;
         self.made.get_or_init(|| fresh);
@@ -252,6 +269,11 @@ fn refuse_used(dir: &Dir, member: &Member) -> Result<(), Error> {
         Err(e) if e.is_gone() => Ok(()),
         Err(e) => Err(e),
     }
+}
+
+/// After someone else has moved the process: checks that it is where it should be.
+pub(super) fn verify_all(members: &[Member], pid: i32) -> Result<(), Error> {
+    verify(&members.iter().collect::<Vec<_>>(), pid)
 }
 
 /// Writes the pid in every hierarchy, then verifies.

@@ -19,6 +19,7 @@ mod remove;
 mod report;
 mod resources;
 pub mod stats;
+mod systemd;
 mod tree;
 mod v1;
 mod v2;
@@ -26,7 +27,7 @@ mod v2;
 use std::collections::BTreeMap;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::path::{Path, PathBuf};
-use std::sync::OnceLock;
+use std::sync::{Arc, OnceLock};
 
 use oci_spec::runtime::LinuxResources;
 
@@ -34,9 +35,11 @@ pub use error::Error;
 pub use layout::{Hierarchy, Layout, Mode, Version};
 pub use oom::OomWatch;
 pub use stats::Stats;
+pub use systemd::{Manager, UnitName, UnitRequest};
 
 use member::Member;
 use path::Place;
+use systemd::Unit;
 
 /// What to do when the kernel does not let us make or change a cgroup.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -59,6 +62,8 @@ pub struct Cgroup {
     denied: OnDenied,
     /// Set when [`Cgroup::create`] failed: what is there then belongs to someone else.
     not_ours: OnceLock<()>,
+    /// The systemd driver: the unit whose cgroup this is, or is below.
+    unit: Option<Arc<Unit>>,
 }
 
 impl Cgroup {
@@ -89,14 +94,58 @@ impl Cgroup {
         // runc: an explicit path means that the caller counts on it.
         let rootless = denied;
         let denied = if named { OnDenied::Fail } else { denied };
-        Ok(Cgroup { members, mode: layout.mode(), rootless, denied, not_ours: OnceLock::new() })
+        Ok(Cgroup { members, mode: layout.mode(), rootless, denied, not_ours: OnceLock::new(), unit: None })
     }
 
     /// No cgroup at all: its processes stay in the caller's, nothing is limited or removed.
     #[must_use]
     pub fn none(layout: &Layout) -> Cgroup {
         let (rootless, denied) = (OnDenied::Ignore, OnDenied::Ignore);
-        Cgroup { members: Vec::new(), mode: layout.mode(), rootless, denied, not_ours: OnceLock::new() }
+        Cgroup {
+            members: Vec::new(),
+            mode: layout.mode(),
+            rootless,
+            denied,
+            not_ours: OnceLock::new(),
+            unit: None,
+        }
+    }
+
+    /// The systemd driver: the place for a container's unit; makes nothing. Asks systemd only for a user's own
+    /// manager.
+    ///
+    /// # Errors
+    /// [`Error::NoSystemd`], [`Error::SystemdOnV1`], [`Error::NotSystemdPath`], [`Error::InvalidName`],
+    /// [`Error::Annotation`], [`Error::NoBus`].
+    pub fn resolve_systemd(
+        layout: &Layout,
+        request: &UnitRequest<'_>,
+        denied: OnDenied,
+    ) -> Result<Cgroup, Error> {
+        let unit = Unit::new(request)?;
+        let [hierarchy] = layout.hierarchies() else { return Err(Error::SystemdOnV1) };
+        if layout.mode() != Mode::V2 {
+            return Err(Error::SystemdOnV1);
+        }
+        let keys = member::keys(hierarchy).unwrap_or_default();
+        let member = Member::new(keys, hierarchy.version, unit.path().to_owned(), Some(hierarchy.clone()));
+        let (members, mode, unit) = (vec![member], Mode::V2, Some(Arc::new(unit)));
+        Ok(Cgroup { members, mode, rootless: denied, denied, not_ours: OnceLock::new(), unit })
+    }
+
+    /// An existing container's cgroup ([`Cgroup::open`]) that systemd has made, so that systemd hears of changes
+    /// and of its end.
+    #[must_use]
+    pub fn of_unit(mut self, names: UnitName, manager: Manager) -> Cgroup {
+        let path = self.primary().map(|member| member.path().to_owned()).unwrap_or_default();
+        self.unit = Some(Arc::new(Unit::existing(names, manager, path)));
+        self
+    }
+
+    /// The systemd driver: name of the container's unit, for state.json.
+    #[must_use]
+    pub fn unit_name(&self) -> Option<&UnitName> {
+        self.unit.as_ref().map(|unit| unit.names())
     }
 
     /// The cgroup of an existing container from `cgroup_paths` of its state.json, davit's or runc's.
@@ -124,7 +173,7 @@ impl Cgroup {
             members.push(Member::new(keys, version, dir.clone(), None));
         }
         let (rootless, denied) = (OnDenied::Fail, OnDenied::Fail);
-        Ok(Cgroup { members, mode, rootless, denied, not_ours: OnceLock::new() })
+        Ok(Cgroup { members, mode, rootless, denied, not_ours: OnceLock::new(), unit: None })
     }
 
     /// The same without the directories that are not there: runc's state names those that it was refused in a
@@ -143,6 +192,11 @@ impl Cgroup {
     /// # Errors
     /// [`Error::NotEmpty`] or [`Error::Frozen`] for one that exists already, [`Error::Io`] for mkdir.
     pub fn create(&self) -> Result<(), Error> {
+        if self.unit.is_some() {
+            // systemd makes it when there is a process to put in.
+            let result = self.members.iter().try_for_each(Member::check_unused);
+            return result.inspect_err(|_| *self.not_ours.get_or_init(|| ()));
+        }
         let mut made = Vec::new();
         let result =
             self.members.iter().try_for_each(|member| member.create(self.denied, self.rootless, &mut made));
@@ -160,6 +214,9 @@ impl Cgroup {
     /// where there is none, on v1 and hybrid.
     #[must_use]
     pub fn clone_target(&self) -> Option<BorrowedFd<'_>> {
+        if self.unit.as_ref().is_some_and(|unit| unit.is_new()) {
+            return None;
+        }
         let member = self.members.first().filter(|_| self.mode == Mode::V2)?;
         member.dir().ok().map(AsFd::as_fd)
     }
@@ -171,7 +228,34 @@ impl Cgroup {
     /// [`Error::Write`] (EBUSY on v2 when the container gave its sub-cgroups controllers: see
     /// [`Cgroup::of_process`]), [`Error::NotMoved`].
     pub fn attach(&self, pid: i32) -> Result<(), Error> {
-        member::attach(&self.members, pid, (self.denied, self.rootless), self.mode)
+        let Some(unit) = &self.unit else {
+            return member::attach(&self.members, pid, (self.denied, self.rootless), self.mode);
+        };
+        if unit.is_new() {
+            return self.start_unit(unit, pid);
+        }
+        match member::attach(&self.members, pid, (OnDenied::Fail, OnDenied::Fail), self.mode) {
+            Err(e) if e.is_denied() => {
+                let path = self.primary().map(Member::path).unwrap_or(Path::new(""));
+                unit.attach(path.strip_prefix(unit.path()).unwrap_or(Path::new("")), pid)?;
+                member::verify_all(&self.members, pid)
+            }
+            result => result,
+        }
+    }
+
+    /// Has systemd make the unit with this process, and checks that it is there.
+    fn start_unit(&self, unit: &Unit, pid: i32) -> Result<(), Error> {
+        unit.start(pid).inspect_err(|e| {
+            if matches!(e, Error::UnitExists(_)) {
+                self.not_ours.get_or_init(|| ());
+            }
+        })?;
+        self.members.iter().try_for_each(Member::adopt)?;
+        if unit.is_slice() {
+            return member::attach(&self.members, pid, (OnDenied::Fail, OnDenied::Fail), self.mode);
+        }
+        member::verify_all(&self.members, pid)
     }
 
     /// Writes what is set in `resources`, and the device rules always: default deny, then the given rules,
@@ -208,6 +292,11 @@ impl Cgroup {
     /// # Errors
     /// As [`Cgroup::apply`].
     pub fn update(&self, resources: &LinuxResources) -> Result<(), Error> {
+        if let Some(unit) = &self.unit {
+            // Before systemd writes the limit, which would not ask.
+            resources::check_before_update(self, resources)?;
+            unit.set(resources)?;
+        }
         if let Some(rules) = resources.devices() {
             devices::update(self, rules)?;
         }
@@ -296,7 +385,8 @@ impl Cgroup {
         if self.not_ours.get().is_some() {
             return Ok(());
         }
-        remove::remove(self)
+        let stopped = self.unit.as_ref().map_or(Ok(()), |unit| unit.stop());
+        stopped.and(remove::remove(self))
     }
 
     /// How many of its processes the OOM killer has killed: `oom_kill` of memory.events, or of
@@ -386,7 +476,14 @@ impl Cgroup {
     /// The same container with other directories.
     fn with(&self, members: Vec<Member>) -> Cgroup {
         let (rootless, denied) = (self.rootless, self.denied);
-        Cgroup { members, mode: self.mode, rootless, denied, not_ours: OnceLock::new() }
+        Cgroup {
+            members,
+            mode: self.mode,
+            rootless,
+            denied,
+            not_ours: OnceLock::new(),
+            unit: self.unit.clone(),
+        }
     }
 
     /// The directory of a v1 controller.

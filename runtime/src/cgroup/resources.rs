@@ -42,6 +42,14 @@ pub(super) fn apply(cgroup: &Cgroup, resources: &LinuxResources) -> Result<(), E
     }
 }
 
+/// `checkBeforeUpdate` on v2 by itself.
+pub(super) fn check_before_update(cgroup: &Cgroup, resources: &LinuxResources) -> Result<(), Error> {
+    match (resources.memory(), cgroup.v2().filter(|member| !member.is_denied())) {
+        (Some(memory), Some(member)) => v2::resources::check_usage(member.dir()?, memory),
+        _ => Ok(()),
+    }
+}
+
 /// The directory where `controller` is.
 fn at<'c>(cgroup: &'c Cgroup, controller: &'static str) -> Result<At<'c>, Error> {
     let member = match cgroup.v1(controller) {

@@ -10,11 +10,11 @@ use oci_spec::runtime::{LinuxNamespaceType, LinuxResources, Spec};
 
 use super::idmap::{self, IdRange};
 use super::spawn::{Launch, Spawned, spawn};
-use super::state::{Dir, State, write_atomically};
+use super::state::{Dir, State, unit_manager, write_atomically};
 use super::{
     CgroupManager, Console, CreateOptions, Error, NotifySocket, Result, RootSwitch, Runtime, Started,
 };
-use crate::cgroup::{Cgroup, Layout, Mode as CgroupMode, OnDenied};
+use crate::cgroup::{Cgroup, Layout, Mode as CgroupMode, OnDenied, UnitRequest};
 use crate::init::{Gate, HookOutput, HookState, Kind, run_host_hooks};
 use crate::plan::{CgroupView, Facts, IdMaps, Plan, Request, Step, SwitchRoot};
 use crate::resctrl::Group;
@@ -74,9 +74,6 @@ pub(super) fn planned(
     bundle: &Path,
     dir: &Dir,
 ) -> Result<Planned> {
-    if runtime.cgroups == CgroupManager::Systemd {
-        return Err(Error::Unsupported("the systemd cgroup driver (--systemd-cgroup)"));
-    }
     let config = options.config.clone().unwrap_or_else(|| bundle.join("config.json"));
     let mut spec = super::rootless::load(&config)?;
     options.activation.apply(&mut spec, dir);
@@ -88,6 +85,7 @@ pub(super) fn planned(
     let cgroups_path = spec.linux().as_ref().and_then(|linux| linux.cgroups_path().as_deref());
     let cgroup = match runtime.cgroups {
         CgroupManager::Disabled => Cgroup::none(&layout),
+        CgroupManager::Systemd => systemd_cgroup(runtime, &options.id, &spec, &layout, denied)?,
         _ => Cgroup::resolve(&layout, &options.id, cgroups_path, denied)?,
     };
     let facts = Facts {
@@ -105,6 +103,30 @@ pub(super) fn planned(
     };
     let plan = crate::plan::plan(&spec, &request, &facts)?;
     Ok(Planned { spec, cgroup, plan })
+}
+
+/// The place of the unit that systemd is going to make.
+fn systemd_cgroup(
+    runtime: &Runtime,
+    id: &str,
+    spec: &Spec,
+    layout: &Layout,
+    denied: OnDenied,
+) -> Result<Cgroup> {
+    if runtime.rootless {
+        return Err(Error::Unsupported("the systemd cgroup driver for an ordinary user"));
+    }
+    let none = LinuxResources::default();
+    let linux = spec.linux().as_ref();
+    let annotations = spec.annotations().iter().flatten();
+    let request = UnitRequest {
+        id,
+        cgroups_path: linux.and_then(|linux| linux.cgroups_path().as_deref()),
+        resources: linux.and_then(|linux| linux.resources().as_ref()).unwrap_or(&none),
+        annotations: annotations.map(|(key, value)| (key.as_str(), value.as_str())).collect(),
+        manager: unit_manager(runtime.rootless),
+    };
+    Ok(Cgroup::resolve_systemd(layout, &request, denied)?)
 }
 
 /// A container being made: what every part of it needs.
@@ -281,6 +303,9 @@ impl Making<'_> {
             state.intel_rdt_path = group.dir().display().to_string();
             state.intel_rdt_mon_path =
                 group.monitoring().map(|dir| dir.display().to_string()).unwrap_or_default();
+        }
+        if let Some(unit) = self.cgroup.unit_name() {
+            state.set_unit(unit);
         }
         state.config_file = self.options.config.clone();
         state

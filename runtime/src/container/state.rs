@@ -12,7 +12,7 @@ use serde::{Deserialize, Serialize};
 
 use super::idmap::{IdRange, is_ordinary_user};
 use super::{CgroupManager, Error, Result, Runtime};
-use crate::cgroup::Cgroup;
+use crate::cgroup::{Cgroup, Manager, UnitName};
 use crate::spec::list;
 
 /// Name of the state file in a container's directory.
@@ -128,6 +128,15 @@ pub struct CgroupConfig {
     /// Whether systemd made it.
     #[serde(default, rename = "Systemd")]
     pub systemd: bool,
+    /// systemd: the slice of config.json.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub parent: String,
+    /// systemd: what the scope's name starts with.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub scope_prefix: String,
+    /// systemd: whether it is the user's own that made it.
+    #[serde(default, rename = "Rootless", skip_serializing_if = "std::ops::Not::not")]
+    pub rootless: bool,
 }
 
 /// The part of runc's object for resctrl that says whose the group is.
@@ -157,6 +166,11 @@ pub struct HookConfig {
 /// runc's number for an action that it does not know. davit's exec compiles the profile of config.json;
 /// `runc exec` into davit's container must fail on this rather than run a process without a filter.
 const UNUSABLE_SECCOMP: i32 = 255;
+
+/// Whose systemd makes a container's unit.
+pub(super) fn unit_manager(rootless: bool) -> Manager {
+    if rootless { Manager::User } else { Manager::System }
+}
 
 /// Namespace kinds: of the spec, runc's name, the file below /proc/PID/ns.
 const KINDS: [(LinuxNamespaceType, &str, &str); 8] = [
@@ -211,6 +225,7 @@ impl State {
                     path: cgroups_path.map(|path| path.display().to_string()).unwrap_or_default(),
                     devices: Some(Vec::new()),
                     systemd: runtime.cgroups == CgroupManager::Systemd,
+                    ..CgroupConfig::default()
                 }),
                 version: spec.version().clone(),
                 labels: Some(labels),
@@ -238,10 +253,33 @@ impl State {
         }
     }
 
+    /// Records the unit that systemd makes, as runc does.
+    pub fn set_unit(&mut self, unit: &UnitName) {
+        let rootless = self.config.rootless_cgroups;
+        if let Some(cgroups) = &mut self.config.cgroups {
+            cgroups.path = String::new();
+            cgroups.name.clone_from(&unit.name);
+            cgroups.parent.clone_from(&unit.slice);
+            cgroups.scope_prefix.clone_from(&unit.prefix);
+            cgroups.rootless = rootless;
+        }
+    }
+
     /// The container's cgroup.
     pub fn cgroup(&self) -> Result<Cgroup> {
         let cgroup = Cgroup::open(&self.cgroup_paths)?;
-        Ok(if self.config.rootless_cgroups { cgroup.existing() } else { cgroup })
+        Ok(match &self.config.cgroups {
+            Some(made) if made.systemd => {
+                let unit = UnitName {
+                    slice: made.parent.clone(),
+                    prefix: made.scope_prefix.clone(),
+                    name: made.name.clone(),
+                };
+                cgroup.of_unit(unit, unit_manager(made.rootless))
+            }
+            _ if self.config.rootless_cgroups => cgroup.existing(),
+            _ => cgroup,
+        })
     }
 
     /// Records init, once it exists.

@@ -6,6 +6,7 @@
 
 mod program;
 mod rules;
+mod systemd;
 mod v1;
 mod v2;
 
@@ -24,6 +25,11 @@ pub(super) fn apply(cgroup: &Cgroup, rules: &[LinuxDeviceCgroup]) -> Result<(), 
 /// Changes the rules of a cgroup in use, without a moment in which more or less than both states is allowed.
 pub(super) fn update(cgroup: &Cgroup, rules: &[LinuxDeviceCgroup]) -> Result<(), Error> {
     set(cgroup, rules, When::InUse)
+}
+
+/// The rules for systemd's own filter: see [`systemd::entries`].
+pub(super) fn for_systemd(rules: &[LinuxDeviceCgroup]) -> Result<Option<Vec<(String, String)>>, Error> {
+    Ok(systemd::entries(&Rules::fold(rules)?))
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

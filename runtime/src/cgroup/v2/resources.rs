@@ -65,7 +65,7 @@ fn swap_max(dir: &Dir, memory: &LinuxMemory) -> Result<Option<String>, Error> {
 
 /// `checkBeforeUpdate`: a limit below the usage is refused instead of reclaiming and killing. Best effort, as
 /// the usage can change before the write.
-fn check_usage(dir: &Dir, memory: &LinuxMemory) -> Result<(), Error> {
+pub(in crate::cgroup) fn check_usage(dir: &Dir, memory: &LinuxMemory) -> Result<(), Error> {
     let limits = [("memory+swap", memory.swap()), ("memory", memory.limit())];
     let positive = |limit: Option<i64>| limit.and_then(|n| u64::try_from(n).ok()).filter(|n| *n > 0);
     if memory.check_before_update() != Some(true)
