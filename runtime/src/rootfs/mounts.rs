@@ -94,7 +94,7 @@ fn filesystem(
         target(root, kind, &mount.destination)?
     };
     if kind != c"proc" {
-        check_not_in_proc(&mount.destination, target.as_fd(), None)?;
+        check_not_in_proc(&mount.destination, target.as_fd(), Covers::Filesystem)?;
     }
     let new = New { kind, source, label: mount.label.as_deref(), mode };
     if options.has_long_data() {
@@ -143,7 +143,7 @@ fn host_view(kind: &CStr) -> Option<&'static CStr> {
 fn remount(root: &RootDir, mount: &Mount) -> Result<(), Failure> {
     let options = &mount.options;
     let target = root.open(&mount.destination, OFlag::O_PATH).during("open mount point", String::new)?;
-    check_not_in_proc(&mount.destination, target.as_fd(), None)?;
+    check_not_in_proc(&mount.destination, target.as_fd(), Covers::Nothing)?;
     if matches!(mount.source, MountSource::RemountFilesystem) {
         reconfigure(target.as_fd(), options)?;
     }
@@ -163,14 +163,21 @@ fn real_directory(root: &RootDir, destination: &Path, kind: &CStr) -> Result<Own
     }
 }
 
+/// What a mount point is covered with.
+#[derive(Clone, Copy, Debug)]
+enum Covers<'a> {
+    /// A new filesystem that is no procfs.
+    Filesystem,
+    /// A tree of the host's.
+    Tree(BorrowedFd<'a>),
+    /// Nothing: what is there is changed.
+    Nothing,
+}
+
 /// Refuses a mount inside /proc, also when a link in the image leads there: what is mounted over
 /// /proc/self/attr or /proc/sys would catch the runtime's own writes (CVE-2019-16884). Over /proc itself only
 /// a procfs may be mounted.
-fn check_not_in_proc(
-    destination: &Path,
-    target: BorrowedFd<'_>,
-    source: Option<BorrowedFd<'_>>,
-) -> Result<(), Failure> {
+fn check_not_in_proc(destination: &Path, target: BorrowedFd<'_>, with: Covers<'_>) -> Result<(), Failure> {
     let lexical: PathBuf =
         destination.components().filter(|c| matches!(c, std::path::Component::Normal(_))).collect();
     // Where our own fresh filesystems are, no link of the image can be in the way.
@@ -181,9 +188,10 @@ fn check_not_in_proc(
         Ok(fstatfs(fd).during("statfs mount point", String::new)?.filesystem_type() == PROC_SUPER_MAGIC)
     };
     if lexical == Path::new("proc") {
-        let fits = match source {
-            Some(source) => is_proc(source)?,
-            None => is_proc(target)?,
+        let fits = match with {
+            Covers::Nothing => true,
+            Covers::Tree(source) => is_proc(source)?,
+            Covers::Filesystem => false,
         };
         return match fits {
             true => Ok(()),
@@ -215,7 +223,7 @@ fn bind(
         },
     };
     let target = bind_target(root, mount, tree.as_fd())?;
-    check_not_in_proc(&mount.destination, target.as_fd(), Some(tree.as_fd()))?;
+    check_not_in_proc(&mount.destination, target.as_fd(), Covers::Tree(tree.as_fd()))?;
     remount_attrs(tree.as_fd(), &mount.options)?;
     finish(tree, target.as_fd(), &mount.options)
 }
