@@ -109,6 +109,28 @@ fn explaining_needs_no_root_and_changes_nothing() {
 }
 
 #[test]
+fn what_the_runtime_does_from_outside_is_explained() {
+    let Some(world) = enter("what_the_runtime_does_from_outside_is_explained") else { return };
+    let mut bundle = world.bundle();
+    bundle
+        .push("/linux/namespaces", json!({"type": "time"}))
+        .set("/linux/timeOffsets", json!({"boottime": {"secs": 7}}))
+        .set("/linux/intelRdt", json!({"closID": "gold"}))
+        .set("/linux/netDevices", json!({"dv0": {"name": "eth0"}}));
+    bundle.write();
+    let document = explained(&world, &[], bundle.dir());
+    let steps = document["steps"].as_array().unwrap();
+    for (step, object) in [
+        ("make time namespace", "boottime 7 0"),
+        ("join resctrl group", "gold"),
+        ("move network device", "dv0 as eth0"),
+        ("set CPUs", "all of the cgroup's"),
+    ] {
+        assert!(steps.iter().any(|s| s["step"] == step && s["object"] == object), "{step}: {steps:?}");
+    }
+}
+
+#[test]
 fn hooks_limits_and_seccomp_are_explained_in_their_places() {
     let Some(world) = enter("hooks_limits_and_seccomp_are_explained_in_their_places") else { return };
     let mut bundle = world.bundle();

@@ -76,6 +76,10 @@ fn before(spec: &Spec, cgroup: &Cgroup) -> Vec<Description> {
 /// What the runtime does while init mounts.
 fn after_clone(spec: &Spec, cgroup: &Cgroup) -> Vec<Description> {
     let mut all = Vec::new();
+    if let Some(config) = spec.linux().as_ref().and_then(|linux| linux.intel_rdt().as_ref()) {
+        let group = crate::resctrl::clos_id(config).unwrap_or("of its own");
+        all.push(Description::by_runtime("join resctrl group", group, &["mkdir", "write"]));
+    }
     if !cgroup.paths().is_empty() {
         match cgroup.mode() {
             // clone3 has put it there.
