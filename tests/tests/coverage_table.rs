@@ -12,10 +12,9 @@ use davit_tests::sources::{Source, root, words};
 use serde_json::Value;
 
 /// What may stand in the test column in place of tests, with the reason.
-const INSTEAD_OF_TESTS: [(&str, &str); 5] = [
+const INSTEAD_OF_TESTS: [(&str, &str); 4] = [
     ("issue: cgroups", "limits, update and events belong to the issue on cgroups"),
     ("issue: seccomp", "the notify listener and the rest of filters belong to the issue on seccomp"),
-    ("in work", "not implemented, or not tested on its own yet"),
     ("issue: checkpoint", "checkpoint and restore have an issue of their own"),
     ("other platform", "the schema has it for Windows; on Linux it is not read, like every unknown key"),
 ];
