@@ -32,12 +32,12 @@ pub const CASES: &[Case] = &[
         s.bundle.push("/linux/namespaces", json!({"type": "cgroup"}));
     }),
     ("absolute cgroupsPath", |s| {
-        let path = davit_tests::unique("/davit-golden/a");
-        s.set("/linux/cgroupsPath", json!(path));
+        let parent = s.cgroup_parent();
+        s.set("/linux/cgroupsPath", json!(format!("/{parent}/a")));
     }),
     ("relative cgroupsPath", |s| {
-        let path = davit_tests::unique("davit-golden/r");
-        s.set("/linux/cgroupsPath", json!(path));
+        let parent = s.cgroup_parent();
+        s.set("/linux/cgroupsPath", json!(format!("{parent}/r")));
     }),
     ("cgroup mount, writable", |s| cgroup_mount(s, json!(["nosuid", "noexec", "nodev"]))),
     ("cgroup mount in a cgroup namespace", |s| {

@@ -4,7 +4,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 
-use davit_tests::{Bundle, View, World};
+use davit_tests::{Bundle, View, World, host};
 use serde_json::{Value, json};
 
 /// One case: its name and what it changes of the default bundle.
@@ -36,6 +36,7 @@ pub struct Setup<'w> {
 enum Guard {
     Process(Child),
     Mount(PathBuf),
+    Cgroup(String),
 }
 
 impl Drop for Guard {
@@ -47,6 +48,11 @@ impl Drop for Guard {
             }
             Guard::Mount(path) => {
                 let _ = Command::new("umount").args(["-R", "-l"]).arg(path).status();
+            }
+            Guard::Cgroup(name) => {
+                for dir in host::cgroups_named(name) {
+                    let _ = std::fs::remove_dir(dir);
+                }
             }
         }
     }
@@ -137,6 +143,13 @@ impl<'w> Setup<'w> {
         let from = format!("{}.", self.bundle.rootfs("").display());
         assert!(Command::new("cp").args(["-a", &from]).arg(&at).status().unwrap().success());
         self.set("/root/path", json!(at));
+    }
+
+    /// Name of a cgroup to be the container's parent. Both runtimes make it and leave it.
+    pub fn cgroup_parent(&mut self) -> String {
+        let name = davit_tests::unique("davit-golden");
+        self.guards.push(Guard::Cgroup(name.clone()));
+        name
     }
 
     /// Commands whose output is compared.
