@@ -5,7 +5,7 @@ use std::os::unix::fs::{chown, symlink};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use davit_tests::{World, host};
+use davit_tests::{View, World, host};
 use serde_json::json;
 
 #[track_caller]
@@ -193,6 +193,64 @@ fn a_shared_host_keeps_its_mounts() {
         );
         let run = c.call("run", &[], &[]).dir(bundle.dir());
         run.wrapper(&["unshare", "-m", "--propagation", "private", "sh", "-c", &script, "sh"]).run().ok();
+        c.assert_nothing_left();
+    }
+}
+
+/// Kernels without SELinux do not know `context=`: a label is an error that says so, as in runc. Filesystems that
+/// SELinux does not label so are mounted.
+#[test]
+fn mount_labels_need_selinux() {
+    let Some(world) = World::enter("mount_labels_need_selinux") else { return };
+    if Path::new("/sys/fs/selinux/enforce").exists() {
+        davit_tests::skip::<()>("mount_labels_need_selinux", "this kernel has SELinux");
+        return;
+    }
+    let mut bundle = world.bundle();
+    bundle.set("/linux/mountLabel", json!("system_u:object_r:container_file_t:s0")).args(&["true"]);
+    let c = world.container(&bundle);
+    let words = if world.is_runc() { "context=" } else { "mountLabel" };
+    c.run(&[]).fails(1, words);
+    c.assert_nothing_left();
+    let kinds = json!([{"destination": "/proc", "type": "proc", "source": "proc"},
+                       {"destination": "/mnt", "type": "none", "source": "/tmp", "options": ["bind"]}]);
+    bundle.set("/mounts", kinds).remove("/linux/devices");
+    for list in ["maskedPaths", "readonlyPaths"] {
+        bundle.set(&format!("/linux/{list}"), json!([]));
+    }
+    let c = world.container(&bundle);
+    c.run(&[]).ok();
+    c.assert_nothing_left();
+}
+
+/// Without a cgroup namespace a user namespace sees cgroups that are not its own to change (CVE-2023-25809).
+#[test]
+fn cve_2023_25809_cgroups_are_read_only_in_a_user_namespace() {
+    let Some(world) = World::enter("cve_2023_25809_cgroups_are_read_only_in_a_user_namespace") else {
+        return;
+    };
+    if world.is_runc() {
+        return;
+    }
+    for view in [View::Host, View::PureV2] {
+        let mut bundle = world.bundle();
+        let maps = json!([{"containerID": 0, "hostID": 100_000, "size": 65536}]);
+        bundle
+            .without_namespace("cgroup")
+            .push("/linux/namespaces", json!({"type": "user"}))
+            .set("/linux/uidMappings", maps.clone())
+            .set("/linux/gidMappings", maps)
+            .mount("/sys/fs/cgroup", "cgroup", "cgroup", &["nosuid", "nodev", "noexec", "rw"])
+            .script(
+                "awk '$5 ~ \"^/sys/fs/cgroup\" && / - cgroup/ { print substr($6, 1, 2) }' /proc/self/mountinfo | \
+                 sort -u; find /sys/fs/cgroup -type d -name 'davit-test*' | wc -l",
+            );
+        let owner = Command::new("chown").args(["-R", "100000:100000"]).arg(bundle.dir()).status();
+        assert!(owner.unwrap().success());
+        let mut c = world.container(&bundle);
+        c.view = view;
+        // Read-only, and no cgroup below the container's.
+        assert_eq!(c.run(&[]).ok().stdout, "ro\n0\n", "{view:?}");
         c.assert_nothing_left();
     }
 }
