@@ -254,3 +254,32 @@ fn cve_2023_25809_cgroups_are_read_only_in_a_user_namespace() {
         c.assert_nothing_left();
     }
 }
+
+/// A user namespace without a network and a pid namespace of its own may not mount sysfs and proc: it gets the
+/// host's, with the options of the config (crun #2178). runc refuses.
+#[test]
+fn sysfs_and_proc_of_the_host_in_a_user_namespace() {
+    let Some(world) = World::enter("sysfs_and_proc_of_the_host_in_a_user_namespace") else { return };
+    if world.is_runc() {
+        return;
+    }
+    let mut bundle = world.bundle();
+    let maps = json!([{"containerID": 0, "hostID": 100_000, "size": 65536}]);
+    bundle
+        .without_namespace("network")
+        .without_namespace("pid")
+        .push("/linux/namespaces", json!({"type": "user"}))
+        .set("/linux/uidMappings", maps.clone())
+        .set("/linux/gidMappings", maps)
+        .script(
+            "awk '$5 == \"/sys\" || $5 == \"/proc\" { n = split($0, a, \" - \"); split(a[2], b, \" \"); \
+             print b[1] \" \" $6 }' /proc/self/mountinfo; test -e /proc/$$/status && echo own",
+        );
+    let owner = Command::new("chown").args(["-R", "100000:100000"]).arg(bundle.dir()).status();
+    assert!(owner.unwrap().success());
+    let c = world.container(&bundle);
+    let output = c.run(&[]).ok().stdout;
+    let lines: Vec<_> = output.lines().collect();
+    assert_eq!(lines, ["proc rw,relatime", "sysfs ro,nosuid,nodev,noexec,relatime", "own"]);
+    c.assert_nothing_left();
+}
