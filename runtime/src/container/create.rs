@@ -422,7 +422,7 @@ fn check_rootfs(path: &Path) -> Result<()> {
         // runc's words.
         Ok(found) if found.is_symlink() => {
             let words = "invalid rootfs: not an absolute path, or a symlink";
-            Err(crate::spec::Error::Invalid(format!("{words}: {}", path.display())).into())
+            Err(crate::spec::Error::Invalid(words.into()).into())
         }
         Ok(_) => Err(Error::io("open rootfs", path, std::io::Error::from_raw_os_error(libc::ENOTDIR))),
         Err(e) => Err(Error::io("open rootfs", path, e)),

@@ -243,9 +243,9 @@ pub const DIFFERENCES: &[Difference] = &[
     Difference {
         cases: &["root behind a link"],
         section: "failure",
-        davit: None,
+        davit: Some("invalid rootfs: not an absolute path, or a symlink"),
         runc: Some("invalid rootfs: not an absolute path, or a symlink"),
-        reason: "the config is trusted, and the path is resolved once, before the container exists",
+        reason: "both refuse it; the sentence begins with the program's name",
     },
     Difference {
         cases: &["sysctls with a user namespace"],
