@@ -131,6 +131,9 @@ debian_tree_for_tests() {
     # The JSON schema of config.json.
     specs) "$ROOT/hack/debian-tree" --name specs sid golang-github-opencontainers-specs-dev ;;
     bookworm) "$ROOT/hack/debian-tree" bookworm containerd runc crun docker.io podman ;;
+    podman-sid)
+        "$ROOT/hack/debian-tree" --name podman-sid sid podman crun runc conmon netavark catatonit buildah
+        ;;
     *) "$ROOT/hack/debian-tree" "$1" containerd runc crun ;;
     esac
 }

@@ -211,7 +211,7 @@ def main():
     parser.add_argument("--known", type=Path, default=KNOWN, help="another list of known failures")
     parser.add_argument("dir", type=Path)
     parser.add_argument("programs", nargs="*")
-    options = parser.parse_args()
+    options = parser.parse_intermixed_args()
     options.runtime = options.runtime.absolute()
     if not os.access(options.runtime, os.X_OK):
         raise SystemExit(f"{options.runtime} is not there: run hack/build first")

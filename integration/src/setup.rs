@@ -20,6 +20,8 @@ pub enum Release {
     Trixie,
     /// Debian unstable: containerd 2.1.
     Sid,
+    /// Debian unstable: podman 5 and buildah, in a tree of their own.
+    SidPodman,
 }
 
 impl Release {
@@ -29,6 +31,18 @@ impl Release {
             Release::Bookworm => &["bookworm", "containerd", "runc", "crun", "docker.io", "podman"],
             Release::Trixie => &["trixie", "containerd", "runc", "crun"],
             Release::Sid => &["sid", "containerd", "runc", "crun"],
+            Release::SidPodman => &[
+                "--name",
+                "podman-sid",
+                "sid",
+                "podman",
+                "crun",
+                "runc",
+                "conmon",
+                "netavark",
+                "catatonit",
+                "buildah",
+            ],
         }
     }
 
