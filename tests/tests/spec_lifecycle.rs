@@ -330,3 +330,28 @@ fn operations_beyond_the_specification() {
     c.exec(&[], &["true"]).fails(255, "cannot exec in a stopped container");
     c.finish();
 }
+
+/// runtime.md "State": running is a container that "has executed the user-specified program".
+#[test]
+fn a_run_is_not_running_before_its_program_is() {
+    let Some(world) = World::enter("a_run_is_not_running_before_its_program_is") else { return };
+    let mut bundle = world.bundle();
+    let seen = world.path("seen");
+    bundle.args(&["true"]);
+    let c = world.container(&bundle);
+    let ask = format!(
+        "{} --root {} state {} > {}",
+        world.runtime().display(),
+        world.root().display(),
+        c.id,
+        seen.display()
+    );
+    bundle.set("/hooks/createRuntime", json!([{"path": "/bin/sh", "args": ["sh", "-c", ask]}]));
+    bundle.write();
+    c.run(&[]).ok();
+    let state: serde_json::Value = serde_json::from_str(&std::fs::read_to_string(seen).unwrap()).unwrap();
+    // runc has an exec.fifo here too, and says created.
+    let expected = if world.is_runc() { "created" } else { "creating" };
+    assert_eq!(state["status"], expected);
+    c.assert_nothing_left();
+}

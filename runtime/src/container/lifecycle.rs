@@ -38,13 +38,16 @@ pub(super) fn status(dir: &Dir, state: &State, cgroup: &Cgroup) -> Result<Status
     if state.init_process_pid == 0 {
         return Ok(Status::Creating);
     }
-    if !state.init_is_alive()? {
-        return Ok(Status::Stopped);
-    }
+    let Some(init) = state.live_init()? else { return Ok(Status::Stopped) };
     if cgroup.is_frozen()? {
         return Ok(Status::Paused);
     }
-    Ok(if dir.fifo().exists() { Status::Created } else { Status::Running })
+    Ok(match init.executed {
+        _ if dir.fifo().exists() => Status::Created,
+        // `run` has no FIFO: its init is still at work.
+        false => Status::Creating,
+        true => Status::Running,
+    })
 }
 
 /// A pidfd of init, `None` when it is gone. Start time is compared after opening, so that the descriptor
@@ -242,7 +245,7 @@ fn update_resctrl(container: &mut Loaded, shares: &LinuxIntelRdt) -> Result<()> 
 
 pub(super) fn kill(runtime: &Runtime, id: &str, signal: i32, target: KillTarget) -> Result<()> {
     let container = load(runtime, id)?;
-    if container.status == Status::Creating {
+    if container.state.init_process_pid == 0 {
         return Err(Error::NotRunning);
     }
     let own_pid_namespace = container.state.has_own_pid_namespace();
@@ -300,7 +303,10 @@ pub(super) fn delete(runtime: &Runtime, id: &str, force: bool) -> Result<()> {
     match container.status {
         Status::Stopped => {}
         // Killed at it.
-        Status::Creating if force => kill_unrecorded_init(&container)?,
+        Status::Creating if force && container.state.init_process_pid == 0 => {
+            kill_unrecorded_init(&container)?
+        }
+        Status::Creating if force => kill_and_wait(&container)?,
         // Its program has not started, so nothing is lost.
         Status::Created => kill_and_wait(&container)?,
         Status::Running | Status::Paused if force => kill_and_wait(&container)?,

@@ -151,7 +151,7 @@ pub struct Started {
 /// Status words of the runtime-spec, plus runc's `paused`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Status {
-    /// Being made: `create` is at work, or was killed at it (then `delete --force` cleans up).
+    /// Being made: `create` or `run` is at work, or was killed at it (then `delete --force` cleans up).
     Creating,
     /// Made, the user's program has not started.
     Created,

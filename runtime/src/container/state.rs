@@ -345,10 +345,10 @@ impl State {
         kinds.filter_map(|ns| namespace_flag(&ns.kind)).fold(0, |all, flag| all | flag)
     }
 
-    /// Whether init, and not a later process with its pid, is alive.
-    pub fn init_is_alive(&self) -> Result<bool> {
+    /// What /proc says of init; `None` when it is gone, also when a later process has its pid.
+    pub fn live_init(&self) -> Result<Option<ProcessStat>> {
         let stat = ProcessStat::read(self.init_process_pid)?;
-        Ok(stat.is_some_and(|stat| stat.start == self.init_process_start && !matches!(stat.state, 'Z' | 'X')))
+        Ok(stat.filter(|stat| stat.start == self.init_process_start && !matches!(stat.state, 'Z' | 'X')))
     }
 
     /// Hooks of a kind (`poststart`, `poststop`).
