@@ -283,3 +283,29 @@ fn sysfs_and_proc_of_the_host_in_a_user_namespace() {
     assert_eq!(lines, ["proc rw,relatime", "sysfs ro,nosuid,nodev,noexec,relatime", "own"]);
     c.assert_nothing_left();
 }
+
+/// Where the host's /proc is partly hidden (the runtime runs in a container), the kernel refuses a new procfs to a
+/// user namespace. A container with a pid namespace of its own must not get the host's then.
+#[test]
+fn the_hosts_processes_are_not_shown_in_a_pid_namespace() {
+    let Some(world) = World::enter("the_hosts_processes_are_not_shown_in_a_pid_namespace") else { return };
+    let mut bundle = world.bundle();
+    let maps = json!([{"containerID": 0, "hostID": 100_000, "size": 65536}]);
+    bundle
+        .push("/linux/namespaces", json!({"type": "user"}))
+        .set("/linux/uidMappings", maps.clone())
+        .set("/linux/gidMappings", maps)
+        .args(&["true"]);
+    let owner = Command::new("chown").args(["-R", "100000:100000"]).arg(bundle.dir()).status();
+    assert!(owner.unwrap().success());
+    let c = world.container(&bundle);
+    let hide = "mount -t tmpfs tmpfs /proc/sys && exec \"$@\"";
+    let words = ["unshare", "-m", "--propagation", "private", "sh", "-c", hide, "sh"];
+    let run = c.call("run", &[], &[]).dir(bundle.dir()).wrapper(&words).run();
+    assert_ne!(run.code, 0);
+    if !world.is_runc() {
+        let error = run.error();
+        assert!(error.contains("proc") && error.contains("operation not permitted"), "{error}");
+    }
+    c.assert_nothing_left();
+}

@@ -107,7 +107,8 @@ fn filesystem(
         // A user namespace may mount these only if it owns the network and the pid namespace (crun #2178).
         Err(failure) if failure.errno == libc::EPERM && host_view(kind).is_some() => {
             let tree = host_view(kind).and_then(|path| clone_tree(AT_FDCWD, path, Reach::Tree).ok());
-            let tree = tree.ok_or(failure)?;
+            let fits = |tree: &OwnedFd| kind != c"proc" || shows_own_pids(tree.as_fd());
+            let tree = tree.filter(fits).ok_or(failure)?;
             keep_attrs(tree.as_fd(), options.mount_attrs(), Reach::Tree)?;
             tree
         }
@@ -128,6 +129,13 @@ fn filesystem(
 fn raw(fd: &OwnedFd) -> u64 {
     // Descriptors are not negative.
     u64::from(fd.as_raw_fd().unsigned_abs())
+}
+
+/// Whether a procfs is that of this process's pid namespace. The host's is not, for a container with one of its
+/// own: there the kernel refuses a new procfs when the host's is partly hidden, and to show all of the host's
+/// processes in its place would undo that.
+fn shows_own_pids(proc: BorrowedFd<'_>) -> bool {
+    readlinkat(proc, "self").is_ok_and(|pid| pid == *nix::unistd::getpid().to_string())
 }
 
 /// Where the host shows what a user namespace may not mount anew.
