@@ -51,10 +51,20 @@ class Known:
             self.entries.append((program, lacks(condition), re.compile(pattern.strip()), reason.strip()))
 
     def reason(self, program, text):
+        """Why an assertion cannot pass here, when it is one of those."""
         for name, holds, pattern, reason in self.entries:
             if name == program and holds and pattern.fullmatch(text):
                 return reason
         return None
+
+    def stale(self, program, assertions):
+        """Entries for a program that hold here and of which nothing failed: the list is behind."""
+        failed = [one["text"] for one in assertions if one["verdict"] == "known"]
+        return [
+            pattern.pattern
+            for name, holds, pattern, _ in self.entries
+            if name == program and holds and not any(pattern.fullmatch(text) for text in failed)
+        ]
 
 
 ASSERTION = re.compile(r"(not )?ok\b(?:\s+\d+)?\s*(?:-\s*)?(.*)")
@@ -171,6 +181,8 @@ def judge(name, output, errors, ending, known):
     """A program's verdict: passed, known (fails where it cannot pass) or failed."""
     tap = Tap(output)
     assertions = tap.assertions
+    if not output.strip() and not ending:
+        ending = "says nothing"
     for what in tap.broken + ([ending] if ending else []):
         assertions.append({"verdict": "failed", "text": what, "stderr": errors.strip()[-500:]})
     for one in assertions:
@@ -179,7 +191,7 @@ def judge(name, output, errors, ending, known):
             one.update(verdict="known", reason=reason)
     verdicts = [one["verdict"] for one in assertions]
     verdict = next((v for v in ("failed", "known") if v in verdicts), "passed")
-    return {"program": name, "verdict": verdict, "assertions": assertions}
+    return {"program": name, "verdict": verdict, "assertions": assertions, "stale": known.stale(name, assertions)}
 
 
 def count(assertions):
@@ -200,6 +212,8 @@ def show(result):
                 print(f"            {line}")
         elif one["verdict"] == "known":
             print(f"          known: {one['text']} ({one['reason']})")
+    for pattern in result["stale"]:
+        print(f"          listed as known, but nothing failed: {pattern}")
     sys.stdout.flush()
 
 
