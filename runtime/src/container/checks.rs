@@ -12,7 +12,29 @@ use crate::spec::{namespace, sysctl_namespace, sysctl_path};
 /// All checks of `create`.
 pub(super) fn host(spec: &Spec) -> Result<()> {
     spec.process().as_ref().map_or(Ok(()), labels)?;
+    mount_namespace(spec)?;
     sysctls(spec)
+}
+
+/// pivot_root(2) changes the root of every process in a mount namespace: not the host's.
+fn mount_namespace(spec: &Spec) -> Result<()> {
+    let Some(path) = namespace(spec, LinuxNamespaceType::Mount).and_then(|ns| ns.path().as_deref()) else {
+        return Ok(());
+    };
+    if path.as_os_str().is_empty() {
+        return Ok(());
+    }
+    // What can't be looked at is an error when it is to be joined.
+    let Ok(wanted) = identity(path) else { return Ok(()) };
+    let same = |file: &str| identity(Path::new(file)).is_ok_and(|found| found == wanted);
+    if same("/proc/self/ns/mnt") || same("/proc/1/ns/mnt") {
+        let words = format!(
+            "the mount namespace {} is the host's, whose root would change: leave it out of linux.namespaces",
+            path.display()
+        );
+        return Err(crate::spec::Error::Invalid(words).into());
+    }
+    Ok(())
 }
 
 /// The labels of a process: without SELinux the kernel would take one for AppArmor's, or say EINVAL.
@@ -49,9 +71,10 @@ fn names(kind: LinuxNamespaceType) -> (&'static str, &'static str) {
 }
 
 fn is_own(file: &str, path: &Path) -> Result<bool> {
-    let stat = |path: &Path| {
-        let stat = std::fs::metadata(path).map_err(|e| Error::io("stat", path, e))?;
-        Ok::<_, Error>((stat.dev(), stat.ino()))
-    };
-    Ok(stat(&Path::new("/proc/self/ns").join(file))? == stat(path)?)
+    Ok(identity(&Path::new("/proc/self/ns").join(file))? == identity(path)?)
+}
+
+fn identity(path: &Path) -> Result<(u64, u64)> {
+    let stat = std::fs::metadata(path).map_err(|e| Error::io("stat", path, e))?;
+    Ok((stat.dev(), stat.ino()))
 }

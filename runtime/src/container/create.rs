@@ -38,6 +38,7 @@ pub(super) fn create(runtime: &Runtime, options: CreateOptions, when: StartWhen)
     check_preserved(preserve_fds)?;
     let console = connect_console(&options.console, &spec)?;
     check_rootfs(&plan.rootfs)?;
+    let covered_mount = super::host_mounts::covered(&spec, &plan.rootfs)?;
     let intel_rdt = spec.linux().as_ref().and_then(|linux| linux.intel_rdt().as_ref());
     let resctrl = intel_rdt.map(|_| crate::resctrl::root()).transpose()?;
     let group = match (intel_rdt, &resctrl) {
@@ -56,6 +57,7 @@ pub(super) fn create(runtime: &Runtime, options: CreateOptions, when: StartWhen)
         dir: &dir,
         preserve_fds,
         group,
+        covered_mount,
     };
     making.run(console, when).inspect_err(|_| making.undo())
 }
@@ -142,6 +144,8 @@ struct Making<'a> {
     preserve_fds: u32,
     /// Its group in resctrl.
     group: Option<Group<'a>>,
+    /// See [`State::covered_mount`].
+    covered_mount: Option<i32>,
 }
 
 impl Making<'_> {
@@ -185,6 +189,7 @@ impl Making<'_> {
             hook_state,
             preserve_fds: self.preserve_fds,
             enter: None,
+            root: None,
             resctrl: self.group.iter().flat_map(Group::dirs).map(Path::to_owned).collect(),
         })?;
         let apply_limits = || match devices_first {
@@ -307,6 +312,7 @@ impl Making<'_> {
         if let Some(unit) = self.cgroup.unit_name() {
             state.set_unit(unit);
         }
+        state.covered_mount = self.covered_mount;
         state.config_file = self.options.config.clone();
         state
     }
@@ -386,7 +392,9 @@ impl Making<'_> {
             }
         }
         let group = self.group.as_ref().map_or(Ok(()), Group::undo);
+        let unmounted = super::host_mounts::undo(&self.plan.rootfs, self.covered_mount);
         for (what, result) in [
+            ("mounts", unmounted),
             ("cgroup", self.cgroup.remove().map_err(Error::from)),
             ("resctrl", group.map_err(Error::from)),
             ("state", self.dir.remove()),

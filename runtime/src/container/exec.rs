@@ -70,26 +70,29 @@ fn start(container: &ExecTarget, options: &ExecOptions) -> Result<Started> {
     check_preserved(options.preserve_fds)?;
     let console = super::connect_console(&options.console, options.process.terminal() == Some(true))?;
     let plan = crate::plan::exec_plan(spec, &options.process, &state.id, !state.config.no_new_keyring)?;
+    // Before init's pidfd, which proves that the pid is still init's.
+    let root = super::host_mounts::root_of(state)?;
     let init = open_init(state)?.ok_or(Error::Stopped)?;
     let target = exec_cgroup(cgroup, &options.cgroup)?;
-    let launch = |cgroup| Launch {
+    let launch = |cgroup, console, root| Launch {
         plan: &plan,
         cgroup,
         gate: Gate::Open,
-        console: None,
+        console,
+        root,
         hook_state: hook_state(state),
         hook_output: HookOutput::default(),
         preserve_fds: options.preserve_fds,
         enter: Some((init.as_fd(), state.namespace_flags())),
         resctrl: state.resctrl_dirs(),
     };
-    let spawned = match spawn(Launch { console, ..launch(&target) }) {
+    let spawned = match spawn(launch(&target, console, root)) {
         // The container has moved its processes below its cgroup and enabled controllers there, so that
         // no process may be in it itself: init's own cgroup is where the process belongs (runc #2356).
         Err(Error::Cgroup(e)) if options.cgroup.is_empty() && e.errno() == Some(nix::errno::Errno::EBUSY) => {
             let console = super::connect_console(&options.console, options.process.terminal() == Some(true))?;
             let fallback = target.of_process(state.init_process_pid)?;
-            spawn(Launch { console, ..launch(&fallback) })?
+            spawn(launch(&fallback, console, super::host_mounts::root_of(state)?))?
         }
         other => other?,
     };

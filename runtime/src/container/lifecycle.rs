@@ -368,6 +368,7 @@ fn destroy(container: Loaded) -> Result<()> {
         cgroup.kill(libc::SIGKILL)?;
     }
     cgroup.remove()?;
+    super::host_mounts::undo(&state.config.rootfs, state.covered_mount)?;
     state.remove_resctrl()?;
     let hooks = state.hooks("poststop");
     if !hooks.is_empty() {

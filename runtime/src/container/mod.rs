@@ -15,6 +15,7 @@ mod create;
 mod error;
 mod exec;
 mod explain;
+mod host_mounts;
 mod idmap;
 mod lifecycle;
 mod live_mounts;

@@ -10,7 +10,7 @@ use nix::sys::stat::Mode;
 
 use super::idmap;
 use crate::init::{Context, Failure, PreparedMounts};
-use crate::plan::{IdMaps, Mount, MountIdMap, MountSource, MountUserns, Plan, Step, attr};
+use crate::plan::{IdMaps, Mount, MountIdMap, MountSource, MountUserns, Plan, Step, SwitchRoot, attr};
 use crate::rootfs::{Prepared, open_source};
 use crate::sys::mount::{MountAttr, Reach, mount_setattr};
 use crate::sys::prctl;
@@ -23,6 +23,8 @@ pub(super) enum From {
     HostCopy,
     /// The same, in a new user namespace: its ids may not pass every directory.
     UserNamespace,
+    /// In the host's mount namespace itself: its mounts are no slaves there.
+    Host,
     /// In a container that runs: no path of the host exists there.
     Container,
 }
@@ -36,8 +38,13 @@ pub(super) fn prepare(plan: &Plan) -> Result<PreparedMounts, Failure> {
         Step::Mount(mount) => Some(mount),
         _ => None,
     });
-    let has_userns = plan.steps.iter().any(|step| matches!(step, Step::BecomeRoot(_)));
-    prepare_mounts(mounts, if has_userns { From::UserNamespace } else { From::HostCopy })
+    let has = |wanted: fn(&Step) -> bool| plan.steps.iter().any(wanted);
+    let from = match () {
+        () if has(|step| matches!(step, Step::BecomeRoot(_))) => From::UserNamespace,
+        () if has(|step| matches!(step, Step::SwitchRoot(SwitchRoot::Chroot))) => From::Host,
+        () => From::HostCopy,
+    };
+    prepare_mounts(mounts, from)
 }
 
 /// As [`prepare`] for a list of mounts.
@@ -82,6 +89,8 @@ fn open_bind(mount: &Mount, path: &Path, reach: Reach, from: From) -> Result<Opt
         // If it can't be opened here, init finds that out too.
         From::UserNamespace if nix::unistd::geteuid().is_root() => Ok(open().ok().map(Prepared::HostTree)),
         From::UserNamespace => Ok(None),
+        // A slave: else what is mounted in it would show at its source.
+        From::Host => Ok(open().ok().map(Prepared::Source)),
         From::Container => {
             let tree = open().during("open source", || path.display().to_string())?;
             Ok(Some(Prepared::Source(tree)))

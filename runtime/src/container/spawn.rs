@@ -41,6 +41,8 @@ pub struct Launch<'a> {
     pub preserve_fds: u32,
     /// Exec: init's pidfd and the clone flags of the namespaces to enter.
     pub enter: Option<(BorrowedFd<'a>, i32)>,
+    /// Exec without a mount namespace to enter: init's root.
+    pub root: Option<OwnedFd>,
     /// Directories in resctrl that the process is added to.
     pub resctrl: Vec<PathBuf>,
 }
@@ -102,7 +104,9 @@ pub fn spawn(launch: Launch<'_>) -> Result<Spawned> {
                 hide: is_ordinary_user() && plan.id_maps.is_some(),
             };
             let joined = match launch.enter {
-                Some((pidfd, flags)) => enter(pidfd, flags, entry),
+                Some((pidfd, flags)) => enter(pidfd, flags, entry).and_then(|()| {
+                    launch.root.as_ref().map_or(Ok(()), |root| crate::rootfs::enter_root(root.as_fd()))
+                }),
                 None => join_namespaces(&namespaces),
             };
             match (joined, entry) {

@@ -48,6 +48,9 @@ pub struct State {
     /// `--config`, when it is not the bundle's config.json. runc has no such key and leaves it alone.
     #[serde(default, rename = "davit_config_file", skip_serializing_if = "Option::is_none")]
     pub config_file: Option<PathBuf>,
+    /// Without a mount namespace: id of the mount that the rootfs's own was put on. runc has no such key.
+    #[serde(default, rename = "davit_covered_mount", skip_serializing_if = "Option::is_none")]
+    pub covered_mount: Option<i32>,
     /// Directory in resctrl.
     #[serde(default)]
     pub intel_rdt_path: String,
@@ -248,6 +251,7 @@ impl State {
             namespace_paths: BTreeMap::new(),
             external_descriptors: vec!["/dev/null".to_owned(); 3],
             config_file: None,
+            covered_mount: None,
             intel_rdt_path: String::new(),
             intel_rdt_mon_path: String::new(),
         }

@@ -160,11 +160,17 @@ fn rootfs_steps(
     facts: &Facts,
     steps: &mut Vec<Step>,
 ) -> Result<Vec<PathBuf>, Error> {
+    let own_mounts = namespace(spec, LinuxNamespaceType::Mount).is_some();
     match root_propagation(spec)? {
+        _ if !own_mounts => {}
         Some((flag, reach)) if flag != libc::MS_SLAVE => steps.push(Step::HostPropagation(flag, reach)),
         _ => steps.push(Step::SlaveMounts),
     }
     steps.push(Step::OpenRoot);
+    if !own_mounts {
+        // The host's mounts keep their propagation, so what is mounted in here must not reach them.
+        steps.push(Step::RootPropagation(libc::MS_PRIVATE, Reach::Tree));
+    }
     let mut late_readonly = Vec::new();
     let mut dev_is_bound = false;
     for mount in list(spec.mounts()) {
@@ -214,6 +220,7 @@ fn switch_root_steps(
 ) -> Result<(), Error> {
     let propagation = root_propagation(spec)?;
     let switch = match (request.switch_root, propagation) {
+        _ if namespace(spec, LinuxNamespaceType::Mount).is_none() => SwitchRoot::Chroot,
         (SwitchRoot::Move, Some((libc::MS_PRIVATE, _))) => {
             // runc's words: host mounts that are unmounted meanwhile would stay, hidden.
             return Err(Error::Invalid(

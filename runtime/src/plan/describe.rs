@@ -201,6 +201,9 @@ fn describe(step: &Step) -> Description {
         Step::SwitchRoot(SwitchRoot::Move) => {
             init("switch root", "without pivot_root", &["fchdir", "mount", "chroot", "chdir"])
         }
+        Step::SwitchRoot(SwitchRoot::Chroot) => {
+            init("switch root", "in the host's mount namespace", &["fchdir", "chroot", "chdir"])
+        }
         Step::RootPropagation(flag, reach) => {
             init("set propagation", format!("/ {}", propagation_word(*flag, *reach)), &["mount_setattr"])
         }

@@ -272,6 +272,8 @@ pub enum SwitchRoot {
     PivotShared,
     /// MS_MOVE and chroot(2) (`--no-pivot`).
     Move,
+    /// chroot(2) alone: without a mount namespace there is only the host's root.
+    Chroot,
 }
 
 /// A mount to make.

@@ -12,7 +12,8 @@ use crate::init::{Context, Failure};
 use crate::path::{Create, RootDir};
 use crate::plan::{Attrs, CgroupView, Mount, Options, attr};
 use crate::sys::mount::{
-    Reach, clone_tree, fsconfig_create, fsconfig_flag, fsconfig_string, fsmount, fsopen, move_mount,
+    MountAttr, Reach, clone_tree, fsconfig_create, fsconfig_flag, fsconfig_string, fsmount, fsopen,
+    mount_setattr, move_mount,
 };
 
 /// What a v1 hierarchy shows.
@@ -141,5 +142,8 @@ fn cgroup_v1_bind(view: &CgroupView, flags: u64) -> Result<OwnedFd, Failure> {
     };
     let tree = tree.during("open", || view.host_dir.display().to_string())?;
     keep_attrs(tree.as_fd(), flags, Reach::One)?;
+    // Without a mount namespace it is the host's peer.
+    let slave = MountAttr { propagation: libc::MS_SLAVE, ..MountAttr::default() };
+    mount_setattr(tree.as_fd(), &slave, Reach::One).during("make slave", || &view.name)?;
     Ok(tree)
 }

@@ -28,7 +28,9 @@ pub use console::Console;
 pub use devices::settle_stdio;
 pub use live::{add, remove};
 pub use mounts::{Prepared, mount, open_source};
-pub use switch::{hide_host_filesystems, host_propagation, set_propagation, switch_root};
+pub use switch::{
+    enter_root, hide_host_filesystems, host_propagation, set_propagation, switch_root, unescaped,
+};
 
 /// The rootfs while it is being made.
 #[derive(Debug)]

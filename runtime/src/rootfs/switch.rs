@@ -2,7 +2,7 @@
 
 use std::fs::File;
 use std::io::Read;
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, BorrowedFd};
 use std::path::{Path, PathBuf};
 
 use nix::errno::Errno;
@@ -46,7 +46,18 @@ pub fn switch_root(rootfs: &Rootfs, how: SwitchRoot) -> Result<(), Failure> {
                 .during("move rootfs to", || "/")?;
             chroot(".").during("chroot to", || "rootfs")?;
         }
+        SwitchRoot::Chroot => return enter_root(rootfs.root().as_fd()),
     }
+    chdir("/").during("change directory to", || "/")
+}
+
+/// Makes a directory the root of this process alone.
+///
+/// # Errors
+/// EPERM.
+pub fn enter_root(root: BorrowedFd<'_>) -> Result<(), Failure> {
+    fchdir(root).during("change directory to", || "root of the container")?;
+    chroot(".").during("chroot to", || "root of the container")?;
     chdir("/").during("change directory to", || "/")
 }
 
@@ -115,7 +126,7 @@ pub fn hide_host_filesystems(proc: &ProcFs, rootfs: &Path) -> Result<(), Failure
 }
 
 /// mountinfo writes white space and backslashes as three octal digits (proc_pid_mountinfo(5)).
-fn unescaped(field: &str) -> String {
+pub fn unescaped(field: &str) -> String {
     [("\\040", " "), ("\\011", "\t"), ("\\012", "\n"), ("\\134", "\\")]
         .into_iter()
         .fold(field.to_owned(), |text, (from, to)| text.replace(from, to))

@@ -26,6 +26,7 @@ const RULES: &[Rule] = &[
     super::text::seccomp,
     security_paths,
     hooks,
+    host_mounts,
     not_supported_yet,
 ];
 
@@ -222,8 +223,24 @@ fn not_supported_yet(spec: &Spec) -> Result<(), Error> {
     if spec.linux().is_none() {
         return unsupported("a config without linux");
     }
-    if namespace(spec, LinuxNamespaceType::Mount).is_none() {
-        return unsupported("a container without a mount namespace");
+    Ok(())
+}
+
+/// A container without a mount namespace makes its mounts in the caller's.
+fn host_mounts(spec: &Spec) -> Result<(), Error> {
+    let Some(linux) = spec.linux().as_ref().filter(|_| namespace(spec, LinuxNamespaceType::Mount).is_none())
+    else {
+        return Ok(());
+    };
+    if !list(linux.masked_paths()).is_empty() || !list(linux.readonly_paths()).is_empty() {
+        // runc's words.
+        return invalid("unable to restrict sys entries without a private MNT namespace");
+    }
+    if linux.rootfs_propagation().as_ref().is_some_and(|word| !word.is_empty()) {
+        return invalid("linux.rootfsPropagation without a mount namespace would change the host's mounts");
+    }
+    if namespace(spec, LinuxNamespaceType::User).is_some() {
+        return invalid("a user namespace without a mount namespace: it has no rights to the host's mounts");
     }
     Ok(())
 }
@@ -273,8 +290,8 @@ mod tests {
             ("/linux/namespaces", j("[{\"type\":\"mount\"},{\"type\":\"uts\",\"path\":\"x\"}]"), "absolute"),
             (
                 "/linux/namespaces",
-                j("[{\"type\":\"uts\"}]"),
-                "without a mount namespace is not supported yet",
+                j("[{\"type\":\"uts\"},{\"type\":\"user\",\"path\":\"/n\"}]"),
+                "a user namespace without a mount namespace",
             ),
         ];
         for (pointer, value, words) in cases {
