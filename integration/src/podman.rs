@@ -1,6 +1,7 @@
 //! podman and buildah with our command line program, or a peer, as their runtime, and storage of their own.
 
 use std::fs;
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
@@ -31,6 +32,8 @@ impl Podman {
     pub fn with(release: Release, runtime: PathBuf) -> Result<Podman> {
         setup::own_memory_cgroup();
         let podman = Podman { dir: TempDir::with_prefix("davit-it-")?, programs: release.bin()?, runtime };
+        // Root of a container's user namespace, somebody else here, has to get through to what podman mounts below.
+        fs::set_permissions(podman.dir.path(), fs::Permissions::from_mode(0o711))?;
         let config = podman.dir.path().join("home/.config/containers");
         fs::create_dir_all(&config)?;
         fs::write(config.join("policy.json"), r#"{"default":[{"type":"insecureAcceptAnything"}]}"#)?;
@@ -52,7 +55,8 @@ impl Podman {
              init_path = \"{tree}/usr/bin/catatonit\"\n\
              [engine]\nconmon_path = [\"{tree}/bin/conmon\"]\n\
              helper_binaries_dir = [\"{tree}/usr/libexec/podman\", \"{tree}/usr/lib/podman\"]\n\
-             runtime_supports_json = [\"davit\", \"runc\"]\n"
+             runtime_supports_json = [\"davit\", \"runc\"]\n\
+             runtime_supports_nocgroup = [\"davit\"]\n"
         )
     }
 
@@ -73,11 +77,17 @@ impl Podman {
 
     /// Runs podman to its end with the runtime under test.
     pub fn podman(&self, args: &[&str]) -> Call {
+        finish(&mut self.line(args))
+    }
+
+    /// The command line of `podman` with the runtime under test.
+    pub fn line(&self, args: &[&str]) -> Command {
         let mut command = self.command("podman");
         command.arg("--tmpdir").arg(self.dir.path().join("tmp"));
         command.arg("--conmon").arg(self.programs.join("conmon")).arg("--runtime").arg(&self.runtime);
         command.args(["--cgroup-manager", "cgroupfs", "--events-backend", "file"]);
-        finish(command.args(args))
+        command.args(args);
+        command
     }
 
     /// Runs buildah to its end.

@@ -1,10 +1,12 @@
 //! Podman 4 and 5: what `podman run`'s options do in the container, with davit and with runc, which must be the same;
-//! the life of a container and a pod; buildah's `run` steps.
+//! the life of a container and a pod; a terminal; containers without a cgroup; buildah's `run` steps.
 
 use std::fs;
+use std::os::unix::fs::chown;
 
 use davit_integration::podman::Podman;
 use davit_integration::setup::{self, Release};
+use davit_integration::terminal::{self, OnTerminal};
 use davit_integration::{poll, skip};
 
 /// Options, and a script whose output shows what they did. `@VOL` is a folder of the host's with a file in it,
@@ -79,6 +81,30 @@ const OPTIONS: &[(&str, &str)] = &[
     ("--rm", "exec /no/such/program"),
 ];
 
+/// Options for podman 5 only: with podman 4 goes runc 1.1, which takes no notice of `idmap`. The volume's file is 5:6's.
+const IDMAP: &[(&str, &str)] = &[
+    // No user namespace and so no mapping of its own: podman takes it for no option at all.
+    ("-v @VOL:/v:idmap", "stat -c %u:%g /v/f; grep -c idmapped /proc/self/mountinfo"),
+    ("--uidmap 0:100000:5000 -v @VOL:/v", "stat -c %u:%g /v/f; touch /v/x; echo $?"),
+    (
+        "--uidmap 0:100000:5000 --gidmap 0:200000:6000 -v @VOL:/v:idmap",
+        "stat -c %u:%g /v/f; touch /v/x; stat -c %u:%g /v/x; grep -c ' /v .*idmapped' /proc/self/mountinfo",
+    ),
+    ("--uidmap 0:100000:5000 -v @VOL:/v:ro,idmap", "stat -c %u:%g /v/f; touch /v/x; echo $?"),
+    (
+        "--uidmap 0:100000:5000 -v @VOL:/v:idmap=uids=0-100100-10;gids=0-100200-10",
+        "stat -c %u:%g /v/f; grep -c ' /v .*idmapped' /proc/self/mountinfo",
+    ),
+    (
+        "--uidmap 0:100000:5000 -v @VOL:/v:idmap=uids=@0-100-10;gids=@0-200-10",
+        "stat -c %u:%g /v/f; grep -c ' /v .*idmapped' /proc/self/mountinfo",
+    ),
+    (
+        "--uidmap 0:100000:5000 --mount type=bind,src=@VOL,dst=/v,idmap",
+        "stat -c %u:%g /v/f; grep -c ' /v .*idmapped' /proc/self/mountinfo",
+    ),
+];
+
 fn missing(release: Release) -> Option<String> {
     setup::missing().or_else(|| release.bin().err().map(|e| format!("packages of {release:?}: {e:#}")))
 }
@@ -88,8 +114,11 @@ fn runc(release: Release) -> std::path::PathBuf {
     release.bin().expect("tree").join("runc")
 }
 
-/// Runs all of [`OPTIONS`]; an answer each.
-fn answers(release: Release, runtime: std::path::PathBuf) -> Vec<String> {
+/// Rows of options and a script.
+type Table = [(&'static str, &'static str)];
+
+/// Runs all of the table; an answer each.
+fn answers(release: Release, runtime: std::path::PathBuf, table: &Table) -> Vec<String> {
     let podman = Podman::with(release, runtime).expect("podman");
     let volume = podman.dir().join("volume");
     fs::create_dir(&volume).expect("volume");
@@ -101,7 +130,12 @@ fn answers(release: Release, runtime: std::path::PathBuf) -> Vec<String> {
         if options.contains("--init") && !podman.has_init() {
             return "no catatonit in this tree".to_owned();
         }
-        fs::write(volume.join("f"), "data\n").expect("file");
+        let file = volume.join("f");
+        let _ = fs::remove_file(volume.join("x"));
+        fs::write(&file, "data\n").expect("file");
+        if options.contains("--uidmap") {
+            chown(&file, Some(5), Some(6)).expect("chown");
+        }
         let options = options
             .replace("@VOL", &volume.to_string_lossy())
             .replace("@SECCOMP", &seccomp.to_string_lossy());
@@ -115,7 +149,7 @@ fn answers(release: Release, runtime: std::path::PathBuf) -> Vec<String> {
         let text = format!("{}\n{}", call.code, call.out).replace(&podman.word(), "WORD");
         text.lines().filter(|line| !line.starts_with("HOSTNAME=")).collect::<Vec<_>>().join("\n")
     };
-    let answers = OPTIONS.iter().map(run).collect();
+    let answers = table.iter().map(run).collect();
     assert_nothing_left(&podman);
     answers
 }
@@ -129,12 +163,12 @@ fn assert_nothing_left(podman: &Podman) {
     assert!(left.is_empty(), "{left:#?}");
 }
 
-fn options_do_what_they_do_with_runc(release: Release) {
+fn options_do_what_they_do_with_runc(release: Release, table: &Table) {
     let (ours, peer) = std::thread::scope(|scope| {
-        let peer = scope.spawn(|| answers(release, runc(release)));
-        (answers(release, setup::runtime()), peer.join().expect("runc"))
+        let peer = scope.spawn(|| answers(release, runc(release), table));
+        (answers(release, setup::runtime(), table), peer.join().expect("runc"))
     });
-    let different: Vec<String> = OPTIONS
+    let different: Vec<String> = table
         .iter()
         .zip(ours.iter().zip(&peer))
         .filter(|(_, (ours, peer))| ours != peer)
@@ -143,7 +177,7 @@ fn options_do_what_they_do_with_runc(release: Release) {
     assert!(different.is_empty(), "{}", different.join("\n\n"));
     // That both fail alike would be equal too.
     let failed = |answer: &str| answer.starts_with("125") || answer.starts_with("126");
-    let failed: Vec<_> = OPTIONS.iter().zip(&ours).filter(|(_, answer)| failed(answer)).collect();
+    let failed: Vec<_> = table.iter().zip(&ours).filter(|(_, answer)| failed(answer)).collect();
     assert!(failed.is_empty(), "{failed:#?}");
 }
 
@@ -152,7 +186,7 @@ fn options_podman_4() {
     if let Some(reason) = missing(Release::Bookworm) {
         skip!("{reason}");
     }
-    options_do_what_they_do_with_runc(Release::Bookworm);
+    options_do_what_they_do_with_runc(Release::Bookworm, OPTIONS);
 }
 
 #[test]
@@ -160,7 +194,15 @@ fn options_podman_5() {
     if let Some(reason) = missing(Release::SidPodman) {
         skip!("{reason}");
     }
-    options_do_what_they_do_with_runc(Release::SidPodman);
+    options_do_what_they_do_with_runc(Release::SidPodman, OPTIONS);
+}
+
+#[test]
+fn idmapped_volumes_podman_5() {
+    if let Some(reason) = missing(Release::SidPodman) {
+        skip!("{reason}");
+    }
+    options_do_what_they_do_with_runc(Release::SidPodman, IDMAP);
 }
 
 fn life_of_a_container(release: Release) {
@@ -205,6 +247,14 @@ fn life_of_a_container(release: Release) {
     ok(&["kill", "--signal", "KILL", "one"]);
     assert_eq!(ok(&["wait", "one"]), "137");
     ok(&["rm", "one"]);
+
+    let deaf = "trap '' TERM; echo deaf; while :; do sleep 0.05; done";
+    let started = podman.run(&["-d", "--name", "one"], &["sh", "-c", deaf]);
+    assert_eq!(started.code, 0, "{}", started.err);
+    poll::until("the trap", 30, || ok(&["logs", "one"]).contains("deaf").then_some(()));
+    ok(&["stop", "-t", "1", "one"]);
+    assert_eq!(state(), "exited 137");
+    ok(&["rm", "one"]);
     assert_eq!(podman.run(&["--no-such-option"], &["true"]).code, 125);
     assert_nothing_left(&podman);
 }
@@ -223,6 +273,129 @@ fn life_podman_5() {
         skip!("{reason}");
     }
     life_of_a_container(Release::SidPodman);
+}
+
+fn a_terminal(release: Release) {
+    if !terminal::available() {
+        skip!("no setsid");
+    }
+    let podman = Podman::with(release, setup::runtime()).expect("podman");
+    let parent = format!("/{}", podman.word());
+    // Not the shell's own prompt, which would ask this terminal where its cursor is.
+    let script = "while read line; do eval \"$line\"; done";
+    let options = ["run", "-it", "--name", "one", "--network", "none", "--cgroup-parent", &parent];
+    let run = podman.line(&[&options[..], &[setup::IMAGE, "sh", "-c", script]].concat());
+    let mut screen = OnTerminal::start(&run, 41, 121).expect("terminal");
+    // The words that are waited for are not in what is typed, which the terminal shows too.
+    screen.write("tty; echo sum $((20 + 3))\n").expect("type");
+    let shown = screen.read_until("sum 23").expect("echo");
+    assert!(shown.contains("/dev/pts/0"), "{shown}");
+    let size = |screen: &mut OnTerminal, wanted: &str| {
+        poll::until("the size", 30, || {
+            screen.write("stty size; echo asked $((20 + 3))\n").ok()?;
+            screen.read_until("asked 23").ok()?.contains(wanted).then_some(())
+        });
+    };
+    size(&mut screen, "41 121");
+    screen.resize(30, 90).expect("resize");
+    size(&mut screen, "30 90");
+    let exec = podman.line(&["exec", "-it", "one", "sh", "-c", "tty && exit 3"]);
+    let (status, shown) = OnTerminal::start(&exec, 25, 77).expect("terminal").finish().expect("podman");
+    assert!(shown.contains("/dev/pts/1"), "{shown}");
+    assert_eq!(status.code(), Some(3), "{shown}");
+    screen.write("exit 6\n").expect("type");
+    let (status, shown) = screen.finish().expect("podman");
+    assert_eq!(status.code(), Some(6), "{shown}");
+    assert_nothing_left(&podman);
+}
+
+#[test]
+fn terminal_podman_4() {
+    if let Some(reason) = missing(Release::Bookworm) {
+        skip!("{reason}");
+    }
+    a_terminal(Release::Bookworm);
+}
+
+#[test]
+fn terminal_podman_5() {
+    if let Some(reason) = missing(Release::SidPodman) {
+        skip!("{reason}");
+    }
+    a_terminal(Release::SidPodman);
+}
+
+/// Not compared with runc, which podman knows to have no such mode.
+fn without_a_cgroup(release: Release) {
+    let podman = Podman::with(release, setup::runtime()).expect("podman");
+    let ok = |args: &[&str]| {
+        let call = podman.podman(args);
+        assert_eq!(call.code, 0, "{args:?}: {}", call.err);
+        call.out.trim_end().to_owned()
+    };
+    let options = ["-d", "--name", "one", "--network", "none", "--cgroups=disabled", "--cgroupns=host"];
+    ok(&[&["run"][..], &options, &[setup::IMAGE, "sleep", "1000"]].concat());
+    let ours = fs::read_to_string("/proc/self/cgroup").expect("cgroup");
+    assert_eq!(ok(&["exec", "one", "cat", "/proc/1/cgroup"]), ours.trim_end());
+    assert_eq!(ok(&["exec", "one", "cat", "/proc/self/cgroup"]), ours.trim_end());
+    let pause = podman.podman(&["pause", "one"]);
+    assert_ne!(pause.code, 0);
+    assert!(pause.err.contains("cgroup"), "{}", pause.err);
+    ok(&["stop", "-t", "0", "one"]);
+    assert_eq!(ok(&["inspect", "--format", "{{.State.Status}} {{.State.ExitCode}}", "one"]), "exited 137");
+    ok(&["rm", "one"]);
+    assert_nothing_left(&podman);
+}
+
+#[test]
+fn without_a_cgroup_podman_4() {
+    if let Some(reason) = missing(Release::Bookworm) {
+        skip!("{reason}");
+    }
+    without_a_cgroup(Release::Bookworm);
+}
+
+#[test]
+fn without_a_cgroup_podman_5() {
+    if let Some(reason) = missing(Release::SidPodman) {
+        skip!("{reason}");
+    }
+    without_a_cgroup(Release::SidPodman);
+}
+
+fn user_namespace_of_another(release: Release) {
+    let podman = Podman::with(release, setup::runtime()).expect("podman");
+    let one = podman.run(&["-d", "--name", "one", "--uidmap", "0:100000:5000"], &["sleep", "1000"]);
+    assert_eq!(one.code, 0, "{}", one.err);
+    let pid = podman.podman(&["inspect", "--format", "{{.State.Pid}}", "one"]).out;
+    let link = |out: &str| out.lines().next().unwrap_or_default().to_owned();
+    let theirs = fs::read_link(format!("/proc/{}/ns/user", pid.trim_end())).expect("link");
+    let script = "readlink /proc/self/ns/user; id -u; cat /proc/self/uid_map; touch /x && stat -c %u /x";
+    let by_name = podman.run(&["--rm", "--userns", "container:one"], &["sh", "-c", script]);
+    assert_eq!(by_name.code, 0, "{}", by_name.err);
+    assert_eq!(link(&by_name.out), theirs.to_string_lossy());
+    let rest: Vec<&str> = by_name.out.lines().skip(1).map(str::trim).collect();
+    assert_eq!(rest.first(), Some(&"0"));
+    assert_eq!(rest.get(1).map(|map| map.split_whitespace().collect()), Some(vec!["0", "100000", "5000"]));
+    assert_eq!(rest.get(2), Some(&"0"));
+    podman.podman(&["rm", "--force", "--time", "0", "one"]);
+    assert_nothing_left(&podman);
+}
+
+#[test]
+fn user_namespace_of_another_podman_4() {
+    if let Some(reason) = missing(Release::Bookworm) {
+        skip!("{reason}");
+    }
+    user_namespace_of_another(Release::Bookworm);
+}
+
+#[test]
+fn user_namespace_of_another_podman_5() {
+    if let Some(reason) = missing(Release::SidPodman) {
+        skip!("{reason}");
+    }
+    user_namespace_of_another(Release::SidPodman);
 }
 
 #[test]
