@@ -9,6 +9,7 @@ use nix::sys::stat::Mode;
 use oci_spec::runtime::{LinuxNamespaceType, LinuxResources, Spec};
 
 use super::idmap::{self, IdRange};
+use super::runc_config::RuncConfig;
 use super::spawn::{Launch, Spawned, spawn};
 use super::state::{Dir, State, unit_manager, write_atomically};
 use super::{
@@ -155,7 +156,7 @@ impl Making<'_> {
             StartWhen::Now => None,
         };
         // Before anything else is made: were this process killed now, `delete --force` finds what to remove.
-        let mut state = self.initial_state();
+        let mut state = self.initial_state()?;
         self.dir.write(&state)?;
         let notify = self.notify_socket(when)?;
         self.cgroup.create()?;
@@ -276,6 +277,9 @@ impl Making<'_> {
         self.give_pipes(&maps);
         state.config.uid_mappings = IdRange::list(&maps.uids);
         state.config.gid_mappings = IdRange::list(&maps.gids);
+        if let Some(rest) = &mut state.config.rest {
+            rest.give_devices(&maps.uids, &maps.gids);
+        }
         Ok(())
     }
 
@@ -300,7 +304,7 @@ impl Making<'_> {
         }
     }
 
-    fn initial_state(&self) -> State {
+    fn initial_state(&self) -> Result<State> {
         let (id, keyring) = (&self.options.id, self.options.new_keyring);
         let mut state = State::new(self.runtime, id, self.bundle, self.spec, &self.plan.rootfs, keyring);
         state.cgroup_paths = self.cgroup.paths();
@@ -314,7 +318,8 @@ impl Making<'_> {
         }
         state.covered_mount = self.covered_mount;
         state.config_file = self.options.config.clone();
-        state
+        state.config.rest = Some(RuncConfig::new(self.spec, self.bundle, self.options.root_switch)?);
+        Ok(state)
     }
 
     /// Tells the callers who asked where the process is.

@@ -238,7 +238,7 @@ fn update_resctrl(container: &mut Loaded, shares: &LinuxIntelRdt) -> Result<()> 
     }
     // Noted first: delete removes what is noted.
     state.config.intel_rdt = Some(IntelRdt::default());
-    dir.write(state)?;
+    dir.rewrite(state)?;
     cgroup.pids()?.into_iter().try_for_each(|pid| resctrl::add_process(&path, pid))?;
     Ok(())
 }

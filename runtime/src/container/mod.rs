@@ -24,6 +24,7 @@ mod mounts;
 mod netdevices;
 mod outside;
 mod rootless;
+mod runc_config;
 mod spawn;
 mod state;
 

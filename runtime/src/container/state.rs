@@ -7,10 +7,12 @@ use std::io::{Read, Write};
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
-use oci_spec::runtime::{Hook, LinuxNamespaceType, Spec};
-use serde::{Deserialize, Serialize};
+use oci_spec::runtime::{Hook, Hooks, LinuxIntelRdt, LinuxNamespaceType, Spec};
+use serde::{Deserialize, Serialize, Serializer};
+use serde_json::Value;
 
 use super::idmap::{IdRange, is_ordinary_user};
+use super::runc_config::RuncConfig;
 use super::{CgroupManager, Error, Result, Runtime};
 use crate::cgroup::{Cgroup, Manager, UnitName};
 use crate::spec::list;
@@ -32,6 +34,7 @@ pub struct State {
     /// Creation time, RFC 3339.
     pub created: String,
     /// runc's container configuration.
+    #[serde(serialize_with = "with_rest")]
     pub config: Config,
     /// Whether it was made without root.
     #[serde(default)]
@@ -83,10 +86,10 @@ pub struct Config {
     #[serde(default)]
     pub no_new_keyring: bool,
     /// Maps of the user namespace, made or joined: runc's exec wants them.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(default)]
     pub uid_mappings: Option<Vec<IdRange>>,
     /// As `uid_mappings`.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(default)]
     pub gid_mappings: Option<Vec<IdRange>>,
     /// Whether an ordinary user made it.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
@@ -94,15 +97,27 @@ pub struct Config {
     /// `--rootless`.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub rootless_cgroups: bool,
-    /// Only ever [`UNUSABLE_SECCOMP`]: runc's form of the profile is not written.
-    #[serde(skip_deserializing, skip_serializing_if = "Option::is_none")]
-    pub seccomp: Option<serde_json::Value>,
     /// `linux.intelRdt`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub intel_rdt: Option<IntelRdt>,
-    /// Hooks that run after create.
+    /// Hooks by kind; those that run after create are read.
     #[serde(default, rename = "Hooks")]
     pub hooks: Option<BTreeMap<String, Option<Vec<HookConfig>>>>,
+    /// What only others read. None in a state that was read.
+    #[serde(skip)]
+    pub rest: Option<RuncConfig>,
+}
+
+/// [`Config`] and its rest as the one object that they are in the file.
+fn with_rest<S: Serializer>(config: &Config, serializer: S) -> std::result::Result<S::Ok, S::Error> {
+    #[derive(Serialize)]
+    struct Whole<'a> {
+        #[serde(flatten)]
+        config: &'a Config,
+        #[serde(flatten)]
+        rest: Option<&'a RuncConfig>,
+    }
+    Whole { config, rest: config.rest.as_ref() }.serialize(serializer)
 }
 
 /// One namespace in runc's words.
@@ -127,7 +142,7 @@ pub struct CgroupConfig {
     pub path: String,
     /// Device rules.
     #[serde(default)]
-    pub devices: Option<Vec<serde_json::Value>>,
+    pub devices: Option<Vec<Value>>,
     /// Whether systemd made it.
     #[serde(default, rename = "Systemd")]
     pub systemd: bool,
@@ -146,8 +161,24 @@ pub struct CgroupConfig {
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub struct IntelRdt {
     /// The host's class of service; empty when the container has one of its own, which ends with it.
-    #[serde(default, rename = "closID")]
+    #[serde(default, rename = "closID", skip_serializing_if = "String::is_empty")]
     pub clos_id: String,
+    /// Its share of the L3 cache.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub l3_cache_schema: String,
+    /// Its share of the memory bandwidth.
+    #[serde(default, rename = "memBwSchema", skip_serializing_if = "String::is_empty")]
+    pub mem_bw_schema: String,
+}
+
+impl IntelRdt {
+    fn new(config: &LinuxIntelRdt) -> Self {
+        IntelRdt {
+            clos_id: config.clos_id().clone().unwrap_or_default(),
+            l3_cache_schema: config.l3_cache_schema().clone().unwrap_or_default(),
+            mem_bw_schema: config.mem_bw_schema().clone().unwrap_or_default(),
+        }
+    }
 }
 
 /// A hook in runc's words.
@@ -161,14 +192,13 @@ pub struct HookConfig {
     /// Environment.
     #[serde(default)]
     pub env: Option<Vec<String>>,
+    /// Working directory: runc's Go type has it, config.json does not.
+    #[serde(default)]
+    pub dir: String,
     /// Time limit in nanoseconds.
     #[serde(default)]
     pub timeout: Option<i64>,
 }
-
-/// runc's number for an action that it does not know. davit's exec compiles the profile of config.json;
-/// `runc exec` into davit's container must fail on this rather than run a process without a filter.
-const UNUSABLE_SECCOMP: i32 = 255;
 
 /// Whose systemd makes a container's unit.
 pub(super) fn unit_manager(rootless: bool) -> Manager {
@@ -237,13 +267,9 @@ impl State {
                 gid_mappings: linux.and_then(|linux| IdRange::list(list(linux.gid_mappings()))),
                 rootless_euid: is_ordinary_user(),
                 rootless_cgroups: runtime.rootless,
-                seccomp: linux
-                    .and_then(|linux| linux.seccomp().as_ref())
-                    .map(|_| serde_json::json!({ "default_action": UNUSABLE_SECCOMP })),
-                intel_rdt: linux
-                    .and_then(|linux| linux.intel_rdt().as_ref())
-                    .map(|config| IntelRdt { clos_id: config.clos_id().clone().unwrap_or_default() }),
-                hooks: hooks(spec),
+                intel_rdt: linux.and_then(|linux| linux.intel_rdt().as_ref()).map(IntelRdt::new),
+                hooks: Some(hooks(spec)),
+                rest: None,
             },
             // runc: both of the config's.
             rootless: is_ordinary_user() && runtime.rootless,
@@ -368,6 +394,7 @@ impl HookConfig {
             path: hook.path().clone(),
             args: hook.args().clone(),
             env: hook.env().clone(),
+            dir: String::new(),
             timeout: hook.timeout().map(|seconds| seconds.saturating_mul(1_000_000_000)),
         }
     }
@@ -384,15 +411,24 @@ impl HookConfig {
     }
 }
 
-/// The hooks that run after create, under runc's keys.
-fn hooks(spec: &Spec) -> Option<BTreeMap<String, Option<Vec<HookConfig>>>> {
-    let hooks = spec.hooks().as_ref()?;
-    let convert =
-        |list: &Option<Vec<Hook>>| list.as_ref().map(|l| l.iter().map(HookConfig::from_hook).collect());
-    Some(BTreeMap::from([
-        ("poststart".to_owned(), convert(hooks.poststart())),
-        ("poststop".to_owned(), convert(hooks.poststop())),
-    ]))
+/// All hooks under runc's keys, every kind of which it has.
+fn hooks(spec: &Spec) -> BTreeMap<String, Option<Vec<HookConfig>>> {
+    let hooks = spec.hooks().as_ref();
+    let of = |kind: fn(&Hooks) -> &Option<Vec<Hook>>| {
+        let all = hooks.and_then(|hooks| kind(hooks).as_ref())?;
+        Some(all.iter().map(HookConfig::from_hook).collect())
+    };
+    // Deprecated by the spec, and still used.
+    #[allow(deprecated)]
+    let prestart = of(Hooks::prestart);
+    BTreeMap::from([
+        ("prestart".to_owned(), prestart),
+        ("createRuntime".to_owned(), of(Hooks::create_runtime)),
+        ("createContainer".to_owned(), of(Hooks::create_container)),
+        ("startContainer".to_owned(), of(Hooks::start_container)),
+        ("poststart".to_owned(), of(Hooks::poststart)),
+        ("poststop".to_owned(), of(Hooks::poststop)),
+    ])
 }
 
 /// What /proc/PID/stat says of a process.
@@ -521,6 +557,17 @@ impl Dir {
         write_atomically(&self.path.join(STATE_FILE), &text, 0o600)
     }
 
+    /// Writes a state that was read and changed. Keys that davit does not read, its own or another runtime's,
+    /// stay as they are.
+    pub fn rewrite(&self, state: &State) -> Result<()> {
+        let path = self.path.join(STATE_FILE);
+        let invalid = |e: serde_json::Error| Error::io("write", &path, e.into());
+        let text = std::fs::read(&path).map_err(|e| Error::state("read", &path, e))?;
+        let mut whole: Value = serde_json::from_slice(&text).map_err(invalid)?;
+        merge(&mut whole, serde_json::to_value(state).map_err(invalid)?);
+        write_atomically(&path, &serde_json::to_vec(&whole).map_err(invalid)?, 0o600)
+    }
+
     /// Removes the directory and what is in it; it may be gone already.
     pub fn remove(&self) -> Result<()> {
         // Nearly always these two are all there is: no listing is needed to remove them.
@@ -574,6 +621,16 @@ pub fn write_atomically(path: &Path, text: &[u8], mode: u32) -> Result<()> {
     })
 }
 
+/// Sets the keys of `new` in `old`, objects key by key.
+fn merge(old: &mut Value, new: Value) {
+    match (old, new) {
+        (Value::Object(old), Value::Object(new)) => {
+            new.into_iter().for_each(|(key, value)| merge(old.entry(key).or_insert(Value::Null), value));
+        }
+        (old, new) => *old = new,
+    }
+}
+
 /// Ids are one path component of `[A-Za-z0-9_+.-]` (rule 12), as runc's.
 pub fn validate_id(id: &str) -> Result<()> {
     let allowed = |c: char| c.is_ascii_alphanumeric() || matches!(c, '_' | '+' | '.' | '-');
@@ -623,6 +680,29 @@ mod tests {
         assert_eq!(state.namespace_flags(), libc::CLONE_NEWPID | libc::CLONE_NEWNET);
         assert_eq!(state.hooks("poststop")[0].timeout(), Some(2));
         assert!(state.hooks("prestart").is_empty());
+    }
+
+    #[test]
+    fn a_rewritten_state_keeps_what_is_not_read() {
+        let scratch = tempfile::tempdir().unwrap();
+        let dir = Dir { path: scratch.path().to_owned() };
+        let text = r#"{"id":"x1","init_process_pid":1,"init_process_start":2,"created":"c","extra":[1],
+            "config":{"rootfs":"/r","seccomp":{"default_action":255},"mounts":[{"source":"a"}],
+            "cgroups":{"name":"x1","memory":7},"labels":["bundle=/b"]},"intel_rdt_path":""}"#;
+        std::fs::write(dir.path.join(STATE_FILE), text).unwrap();
+        let mut state = dir.read().unwrap();
+        state.config.intel_rdt = Some(IntelRdt::default());
+        state.intel_rdt_path = "/g".to_owned();
+        dir.rewrite(&state).unwrap();
+        let written: Value =
+            serde_json::from_slice(&std::fs::read(dir.path.join(STATE_FILE)).unwrap()).unwrap();
+        let config = &written["config"];
+        assert_eq!(written["extra"], serde_json::json!([1]));
+        assert_eq!(config["seccomp"], serde_json::json!({"default_action": 255}));
+        assert_eq!(config["mounts"], serde_json::json!([{"source": "a"}]));
+        assert_eq!(config["cgroups"]["memory"], 7);
+        assert_eq!(config["intel_rdt"], serde_json::json!({}));
+        assert_eq!(written["intel_rdt_path"], "/g");
     }
 
     #[test]

@@ -27,6 +27,20 @@ const DEV_LINKS: [(&str, &str, bool); 6] = [
     ("/dev/ptmx", "pts/ptmx", false),
 ];
 
+/// The nodes of a container with a /dev of its own.
+///
+/// # Errors
+/// A device of linux.devices that can't be made, by name.
+pub fn devices(spec: &Spec) -> Result<Vec<Device>, Error> {
+    let mut steps = Vec::new();
+    device_steps(spec, &mut steps)?;
+    let node = |step| match step {
+        Step::Device(device) => Some(device),
+        _ => None,
+    };
+    Ok(steps.into_iter().filter_map(node).collect())
+}
+
 pub(super) fn device_steps(spec: &Spec, steps: &mut Vec<Step>) -> Result<(), Error> {
     let bind = namespace(spec, LinuxNamespaceType::User).is_some();
     let configured = spec.linux().as_ref().map(|linux| list(linux.devices())).unwrap_or_default();

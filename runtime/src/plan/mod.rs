@@ -25,6 +25,7 @@ use crate::sys::sched::SchedAttr;
 
 pub use build::{Request, exec_plan, plan};
 pub use describe::{By, Description};
+pub use devices::devices;
 pub use mounts::plan_live_mount;
 pub use options::{Attrs, Links, OptionError, Options, attr, known as known_mount_options, propagation};
 pub use outside::{Affinity, Outside};

@@ -21,6 +21,7 @@ pub use id_maps::{
 };
 pub use linux::{sysctl_namespace, sysctl_path};
 pub use place::ParseError;
+pub use repair::scheduler_flag;
 pub use rules::{check_process, validate};
 pub use scheduling::{cpu_affinity, memory_nodes};
 

@@ -13,6 +13,11 @@ const SCHEDULER_FLAGS: [(&str, &str); 2] = [
     ("SCHED_FLAG_DL_OVERRUN", "SCHED_FLAG_D_L_OVERRUN"),
 ];
 
+/// The spec's name of a scheduler flag that oci-spec has under another.
+pub fn scheduler_flag(derived: &str) -> Option<&'static str> {
+    SCHEDULER_FLAGS.iter().find(|(_, other)| *other == derived).map(|(name, _)| *name)
+}
+
 /// Parses again after repairing; `None` when that doesn't help, so that the first error is reported.
 pub(super) fn parse<T: serde::de::DeserializeOwned>(text: &[u8]) -> Option<T> {
     let mut value: Value = serde_json::from_slice(text).ok()?;

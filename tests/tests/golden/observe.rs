@@ -176,8 +176,16 @@ impl Seen<'_> {
             self.add("state", format!("{key}: {value}"));
         }
         let file = std::fs::read(self.setup.world.root().join(&self.c.id).join("state.json")).unwrap();
+        let file: Value = serde_json::from_slice(&file).unwrap();
+        for (key, value) in file["config"].as_object().unwrap() {
+            // The keys of cgroups are compared one by one, annotations and version as `state` has them, namespaces as the
+            // container has them: paths hold the pid of one run.
+            if !["cgroups", "labels", "version", "namespaces"].contains(&key.as_str()) {
+                self.add("config in state.json", format!("{key}: {}", unordered(key, value)));
+            }
+        }
         let mut keys = Vec::new();
-        collect_keys("", &serde_json::from_slice(&file).unwrap(), &mut keys);
+        collect_keys("", &file, &mut keys);
         keys.into_iter().for_each(|key| self.add("state.json", key));
         for line in std::fs::read_to_string(format!("/proc/{pid}/cgroup")).unwrap().lines() {
             let mut parts = line.splitn(3, ':').skip(1);
@@ -228,6 +236,18 @@ fn settings(dir: &Path) -> Vec<String> {
 }
 
 /// Every path of keys in a JSON value.
+/// A value of runc's config; lists whose order says nothing are sorted.
+fn unordered(key: &str, value: &Value) -> Value {
+    let mut value = value.clone();
+    let lists = match key {
+        "devices" => vec![&mut value],
+        "capabilities" => value.as_object_mut().into_iter().flat_map(|sets| sets.values_mut()).collect(),
+        _ => Vec::new(),
+    };
+    lists.into_iter().filter_map(Value::as_array_mut).for_each(|list| list.sort_by_key(Value::to_string));
+    value
+}
+
 fn collect_keys(at: &str, value: &Value, keys: &mut Vec<String>) {
     for (key, value) in value.as_object().into_iter().flatten() {
         let path = format!("{at}/{key}");
