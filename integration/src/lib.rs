@@ -1,4 +1,4 @@
-//! Tests of davit under real containerd, dockerd and podman.
+//! Tests of davit under real containerd, dockerd, podman and conmon.
 //!
 //! The harness runs the daemons of three Debian releases side by side on one machine: each program comes from an
 //! unpacked tree (`hack/debian-tree`) and each daemon has its own root, state and socket, so that a daemon of the
