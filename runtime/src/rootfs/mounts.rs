@@ -15,6 +15,7 @@ use super::filesystem::{New, reconfigure, target};
 use crate::init::{Context, Failure};
 use crate::path::{Create, RootDir};
 use crate::plan::{Attrs, Links, Mount, MountSource, Options, attr};
+use crate::sys::fs::mount_flags;
 use crate::sys::mount::{MountAttr, Reach, clone_link, clone_tree, mount_setattr, move_mount};
 
 /// What the runtime opened for a mount, before the container's process was made: things that a user namespace
@@ -295,7 +296,7 @@ fn remount_attrs(tree: BorrowedFd<'_>, options: &Options) -> Result<(), Failure>
     };
     let result = match change(attrs) {
         Err(e) if e.raw_os_error() == Some(libc::EPERM) => {
-            let now = fstatfs(tree).during("statfs", || "source")?.flags().bits();
+            let now = mount_flags(tree).during("statfs", || "source")?;
             match options.bind_attrs_keeping(now) {
                 Some(attrs) => change(attrs),
                 None => Err(e),

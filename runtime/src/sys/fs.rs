@@ -48,6 +48,19 @@ pub fn borrow(fd: RawFd) -> BorrowedFd<'static> {
     unsafe { BorrowedFd::borrow_raw(fd) }
 }
 
+/// `f_flag` of fstatvfs(3): ST_* of the mount that a descriptor is on, all of them. nix's type drops the bits that
+/// it has no names for with musl.
+///
+/// # Errors
+/// EBADF, ENOSYS of a filesystem without it.
+pub fn mount_flags(fd: BorrowedFd<'_>) -> io::Result<u64> {
+    let mut buffer = std::mem::MaybeUninit::<libc::statvfs>::uninit();
+    // SAFETY: the descriptor is open, the buffer has the size of the structure.
+    check(libc::c_long::from(unsafe { libc::fstatvfs(fd.as_raw_fd(), buffer.as_mut_ptr()) }))?;
+    // SAFETY: fstatvfs succeeded, so it has filled the buffer.
+    Ok(unsafe { buffer.assume_init() }.f_flag)
+}
+
 /// dup3(2) onto an exact number, close-on-exec cleared.
 ///
 /// # Errors
