@@ -10,7 +10,8 @@ use std::time::{Duration, Instant};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use oci_spec::runtime::{LinuxIntelRdt, LinuxResources};
 
-use super::state::{Dir, IntelRdt, ProcessStat, State, validate_id};
+use super::process_stat::ProcessStat;
+use super::state::{Dir, IntelRdt, State, validate_id};
 use super::{ContainerState, Error, KillTarget, Result, Runtime, Status};
 use crate::cgroup::Cgroup;
 use crate::init::{Failure, HookState, run_host_hooks};

@@ -23,6 +23,7 @@ mod monitor;
 mod mounts;
 mod netdevices;
 mod outside;
+mod process_stat;
 mod rootless;
 mod runc_config;
 mod spawn;

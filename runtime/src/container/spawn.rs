@@ -341,7 +341,7 @@ impl Spawned {
         }
         // The end of a process closes the channel too. It is not reaped yet, so that it can be told: a
         // program that has ended already speaks by its exit status.
-        match super::state::ProcessStat::read(self.pid)? {
+        match super::process_stat::ProcessStat::read(self.pid)? {
             Some(stat) if !stat.executed => Err(self.died(cgroup)),
             _ => Ok(()),
         }
