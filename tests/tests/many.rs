@@ -68,9 +68,6 @@ fn a_hundred_containers_are_listed_fast() {
     println!(
         "list of {MANY} takes {ratio:.1} times what one takes; {one} and {all} calls, {each:.1} for each"
     );
-    // Debug builds are several times as large as what ships, and their time says nothing of it.
-    let optimised = fs::metadata(world.runtime()).unwrap().len() < 8 << 20;
-    assert!(!optimised || ratio < 10.0, "{ratio:.1} times what one takes");
     // The output grows with them, and is written in pieces.
     assert!(all - one <= (MANY - 1) * CALLS_FOR_EACH + MANY / 10, "{each:.1} calls for each container");
 }

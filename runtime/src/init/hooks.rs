@@ -49,6 +49,8 @@ fn is_zero(pid: &i32) -> bool {
 
 /// How much of a hook's output is kept for the error: its end tells most.
 const OUTPUT_TAIL: usize = 4096;
+/// What a pipe holds (pipe(7)): a hook that has ended can't have left more.
+const PIPE: usize = 65_536;
 
 /// Annotations that send what hooks write to files of the host: crun's.
 const STDOUT_FILE: &str = "run.oci.hooks.stdout";
@@ -223,6 +225,7 @@ impl Talk<'_> {
     /// Talks until the hook has ended or the deadline has passed (`None`).
     fn follow(&mut self, pidfd: &OwnedFd, deadline: Option<Instant>) -> Option<Exit> {
         self.write_some();
+        let mut after_end = 0;
         loop {
             let timeout = match deadline {
                 None => PollTimeout::NONE,
@@ -236,14 +239,15 @@ impl Talk<'_> {
                 }
             };
             let [ended, readable, writable] = self.wait(pidfd, timeout);
-            if readable {
-                self.read_some();
-            }
+            let got = if readable { self.read_some() } else { 0 };
             if writable {
                 self.write_some();
             }
+            if ended {
+                after_end += got;
+            }
             // What the hook wrote is in the pipe by now; what a child of it goes on writing is not waited for.
-            if ended && (!readable || self.output.len() >= OUTPUT_TAIL) {
+            if ended && (!readable || after_end >= PIPE) {
                 let exit = wait(WaitFor::Pidfd(pidfd.as_fd()), WaitMode::Block);
                 return exit.ok().flatten().map(|(_, exit)| exit);
             }
@@ -276,17 +280,21 @@ impl Talk<'_> {
         }
     }
 
-    /// Reads once, keeping the output's end.
-    fn read_some(&mut self) {
-        let Some(reader) = &mut self.reader else { return };
+    /// Reads once, keeping the output's end. How much there was.
+    fn read_some(&mut self) -> usize {
+        let Some(reader) = &mut self.reader else { return 0 };
         let mut buffer = [0u8; 1024];
         match reader.read(&mut buffer) {
-            Ok(0) | Err(_) => self.reader = None,
+            Ok(0) | Err(_) => {
+                self.reader = None;
+                0
+            }
             Ok(length) => {
                 self.output.extend_from_slice(buffer.get(..length).unwrap_or_default());
                 if self.output.len() > 4 * OUTPUT_TAIL {
                     self.output.drain(..self.output.len() - OUTPUT_TAIL);
                 }
+                length
             }
         }
     }
