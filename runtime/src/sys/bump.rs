@@ -10,8 +10,8 @@ use std::alloc::{GlobalAlloc, Layout, System};
 use std::cell::UnsafeCell;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-/// Size of the area in bytes. It is zero pages until touched.
-const AREA: usize = 1 << 20;
+/// Size of the area in bytes: a list of some hundred containers fits. It is zero pages until touched.
+const AREA: usize = 4 << 20;
 
 /// The allocator; see the module's text.
 #[derive(Debug)]
