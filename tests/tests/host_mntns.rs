@@ -186,7 +186,7 @@ fn a_killed_create_is_cleaned_up() {
     let before = host.mounts();
     let mut bundle = bundle(&host.world);
     let mark = host.world.path("mark");
-    let script = format!("touch {}; sleep 1000", mark.display());
+    let script = format!("touch {}; sleep 10", mark.display());
     bundle.push(
         "/hooks/createRuntime",
         json!({"path": "/bin/sh", "args": ["sh", "-c", script], "timeout": 20}),
