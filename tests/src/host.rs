@@ -66,6 +66,22 @@ pub fn v1_path(process: &str, controller: &str) -> Option<String> {
     })
 }
 
+/// The directories of a process's cgroups, by hierarchy: `memory`, `cpu,cpuacct`, `systemd`, `unified`.
+#[must_use]
+pub fn cgroups_of(pid: i32) -> Vec<(String, PathBuf)> {
+    let text = fs::read_to_string(format!("/proc/{pid}/cgroup")).unwrap_or_default();
+    let root = Path::new("/sys/fs/cgroup");
+    let dir = |line: &str| {
+        let mut parts = line.splitn(3, ':').skip(1);
+        let (name, path) = (parts.next()?, parts.next()?.trim_start_matches('/'));
+        let name = if name.is_empty() { "unified" } else { name.trim_start_matches("name=") };
+        let mount =
+            if name == "unified" && !root.join(name).exists() { root.to_owned() } else { root.join(name) };
+        Some((name.to_owned(), mount.join(path)))
+    };
+    text.lines().filter_map(dir).collect()
+}
+
 /// Whether the host has cgroup v2 alone, or v1 (perhaps with v2 beside it).
 #[must_use]
 pub fn has_v1() -> bool {

@@ -20,6 +20,7 @@ mod bundle;
 mod call;
 mod container;
 pub mod host;
+pub mod limits;
 pub mod sources;
 pub mod tty;
 pub mod user;

@@ -242,6 +242,16 @@ pub(super) fn no_counterpart(field: &str) {
     log::warn!("{field} is ignored: cgroup v2 has no counterpart");
 }
 
+/// The weights that devices have of their own (`8:0 300`), to be written again after the one for all: BFQ gives that to
+/// every device. None where the file is missing.
+pub(super) fn device_weights(at: At<'_>, file: &str) -> Vec<String> {
+    if at.made == Made::New {
+        return Vec::new();
+    }
+    let text = at.dir.read(file).unwrap_or_default();
+    text.lines().filter(|line| !line.starts_with("default")).map(str::to_owned).collect()
+}
+
 impl At<'_> {
     /// Turns ENOENT of a write into what it means on v2: the controller is not enabled for this cgroup.
     pub(super) fn missing(&self, error: Error, controller: &str, field: &'static str) -> Error {

@@ -5,7 +5,7 @@ use oci_spec::runtime::{LinuxBlockIo, LinuxCpu, LinuxMemory};
 
 use crate::cgroup::dir::{Dir, Made};
 use crate::cgroup::error::Error;
-use crate::cgroup::resources::At;
+use crate::cgroup::resources::{At, device_weights};
 
 const LIMIT: &str = "memory.limit_in_bytes";
 const MEMSW: &str = "memory.memsw.limit_in_bytes";
@@ -118,7 +118,9 @@ fn set_shares(dir: &Dir, shares: u64) -> Result<(), Error> {
 /// weight, leafWeight, weightDevice and the four throttles.
 pub(in crate::cgroup) fn block_io(at: At<'_>, io: &LinuxBlockIo) -> Result<(), Error> {
     if let Some(weight) = io.weight().filter(|n| *n != 0) {
+        let of_devices = device_weights(at, "blkio.bfq.weight_device");
         weight_file(at.dir, "weight", &weight.to_string())?;
+        of_devices.iter().try_for_each(|line| weight_file(at.dir, "weight_device", line))?;
     }
     if let Some(weight) = io.leaf_weight().filter(|n| *n != 0) {
         at.dir.write("blkio.leaf_weight", &weight.to_string())?;

@@ -9,7 +9,7 @@ use oci_spec::runtime::{LinuxBlockIo, LinuxCpu, LinuxMemory};
 use crate::cgroup::convert;
 use crate::cgroup::dir::Dir;
 use crate::cgroup::error::Error;
-use crate::cgroup::resources::{At, no_counterpart};
+use crate::cgroup::resources::{At, device_weights, no_counterpart};
 
 /// limit, swap, reservation; checkBeforeUpdate.
 pub(in crate::cgroup) fn memory(at: At<'_>, memory: &LinuxMemory) -> Result<(), Error> {
@@ -142,7 +142,9 @@ pub(in crate::cgroup) fn block_io(at: At<'_>, io: &LinuxBlockIo) -> Result<(), E
         no_counterpart("linux.resources.blockIO.leafWeight");
     }
     if let Some(weight) = io.weight().filter(|n| *n != 0) {
+        let of_devices = device_weights(at, "io.bfq.weight");
         set_weight(at, "", weight)?;
+        of_devices.iter().try_for_each(|line| at.dir.write("io.bfq.weight", line))?;
     }
     for device in devices {
         if let Some(weight) = device.weight().filter(|n| *n != 0) {
