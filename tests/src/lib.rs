@@ -16,8 +16,10 @@ use std::time::{Duration, Instant};
 
 use tempfile::TempDir;
 
+pub mod agent;
 mod bundle;
 mod call;
+pub mod calls;
 mod container;
 pub mod host;
 pub mod limits;

@@ -4,6 +4,10 @@ use std::fs;
 use std::os::unix::fs::{PermissionsExt, chown};
 use std::path::Path;
 
+use serde_json::json;
+
+use crate::Bundle;
+
 /// Uid and gid of the user.
 pub const UID: u32 = 12345;
 /// First host id of the user's ranges: of uids here, of gids 100000 above.
@@ -47,4 +51,28 @@ pub(crate) fn words(scratch: &Path, ranges: Ranges) -> Vec<String> {
 pub(crate) fn give(dir: &Path) {
     let status = std::process::Command::new("chown").arg("-Rh").arg(format!("{UID}:{UID}")).arg(dir).status();
     assert!(status.expect("chown").success());
+}
+
+/// Makes a bundle one as `spec --rootless` describes it: mapped to the user, without a network namespace.
+///
+/// # Panics
+/// When it has no list of mounts.
+pub fn map_to_user(bundle: &mut Bundle) {
+    let map = |id: u32| json!([{"containerID": 0, "hostID": id, "size": 1}]);
+    bundle
+        .without_namespace("network")
+        .push("/linux/namespaces", json!({"type": "user"}))
+        .set("/linux/uidMappings", map(UID))
+        .set("/linux/gidMappings", map(UID));
+    let mounts = bundle.config.pointer_mut("/mounts").and_then(|m| m.as_array_mut()).expect("mounts");
+    for mount in mounts {
+        if mount["destination"] == "/sys" {
+            let options = ["rbind", "nosuid", "noexec", "nodev", "ro"];
+            *mount = json!({"destination": "/sys", "type": "none", "source": "/sys", "options": options});
+        }
+        // No group but the user's is mapped.
+        if let Some(options) = mount.pointer_mut("/options").and_then(|o| o.as_array_mut()) {
+            options.retain(|option| option != "gid=5");
+        }
+    }
 }

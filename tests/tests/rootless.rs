@@ -10,23 +10,7 @@ use serde_json::json;
 /// A bundle as `spec --rootless` describes it: mapped to the user, without a network namespace.
 fn rootless(world: &World) -> Bundle {
     let mut bundle = world.bundle();
-    let map = |id: u32| json!([{"containerID": 0, "hostID": id, "size": 1}]);
-    bundle
-        .without_namespace("network")
-        .push("/linux/namespaces", json!({"type": "user"}))
-        .set("/linux/uidMappings", map(UID))
-        .set("/linux/gidMappings", map(UID));
-    let mounts = bundle.config.pointer_mut("/mounts").and_then(|m| m.as_array_mut()).unwrap();
-    for mount in mounts {
-        if mount["destination"] == "/sys" {
-            let options = ["rbind", "nosuid", "noexec", "nodev", "ro"];
-            *mount = json!({"destination": "/sys", "type": "none", "source": "/sys", "options": options});
-        }
-        // No group but the user's is mapped.
-        if let Some(options) = mount.pointer_mut("/options").and_then(|o| o.as_array_mut()) {
-            options.retain(|option| option != "gid=5");
-        }
-    }
+    davit_tests::user::map_to_user(&mut bundle);
     bundle
 }
 

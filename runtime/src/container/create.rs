@@ -9,6 +9,7 @@ use nix::sys::stat::Mode;
 use oci_spec::runtime::{LinuxNamespaceType, LinuxResources, Spec};
 
 use super::idmap::{self, IdRange};
+use super::listener::send_filter;
 use super::runc_config::RuncConfig;
 use super::spawn::{Launch, Spawned, spawn};
 use super::state::{Dir, State, unit_manager, write_atomically};
@@ -80,9 +81,6 @@ pub(super) fn planned(
     let config = options.config.clone().unwrap_or_else(|| bundle.join("config.json"));
     let mut spec = super::rootless::load(&config)?;
     options.activation.apply(&mut spec, dir);
-    if spec.linux().as_ref().and_then(|l| l.seccomp().as_ref()).is_some_and(|s| s.listener_path().is_some()) {
-        return Err(Error::Unsupported("linux.seccomp.listenerPath"));
-    }
     let layout = Layout::detect()?;
     let denied = if runtime.rootless { OnDenied::Ignore } else { OnDenied::Fail };
     let cgroups_path = spec.linux().as_ref().and_then(|linux| linux.cgroups_path().as_deref());
@@ -229,8 +227,9 @@ impl Making<'_> {
             spawned.tell(Kind::HooksDone, &[], self.cgroup)?;
         }
         // Not before: while init waits for the hooks, HooksDone is the message it expects.
-        if let Some(filter) = filter {
-            spawned.tell(Kind::Filter, &filter.to_bytes(), self.cgroup)?;
+        if let Some((profile, filter)) = seccomp.zip(filter) {
+            let state = || self.hook_state("creating", spawned.pid);
+            send_filter(spawned, profile, &filter, state, self.cgroup)?;
         }
         match when {
             StartWhen::Later => {

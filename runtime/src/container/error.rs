@@ -74,6 +74,20 @@ pub enum Error {
     /// The seccomp profile can't be compiled.
     #[error("unable to compile seccomp profile: {0}")]
     Seccomp(#[from] crate::seccomp::Error),
+    /// The agent at `linux.seccomp.listenerPath` can't be reached (runc's words).
+    #[error(
+        "failed to connect with seccomp agent specified in the seccomp profile: {path}: {}",
+        io_reason(source)
+    )]
+    SeccompAgent {
+        /// The socket.
+        path: PathBuf,
+        /// The kernel's answer.
+        source: std::io::Error,
+    },
+    /// A filter was to have a listener, and none came.
+    #[error("unable to start container process: no seccomp listener came of its filter")]
+    NoListener,
     /// The container's process reported a failed step. runc's words, which Docker and Podman match.
     #[error("unable to start container process: error during container init: {0}")]
     Init(Failure),

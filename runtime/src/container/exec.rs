@@ -7,11 +7,12 @@ use oci_spec::runtime::{Process, Spec};
 use super::create::{check_preserved, send_pidfd};
 use super::idmap::IdRange;
 use super::lifecycle::open_init;
+use super::listener::send_filter;
 use super::spawn::{Launch, Spawned, spawn};
 use super::state::{Dir, State, write_atomically};
 use super::{Error, ExecOptions, Result, Runtime, Started, Status};
 use crate::cgroup::Cgroup;
-use crate::init::{Gate, HookOutput, HookState, Kind};
+use crate::init::{Gate, HookOutput, HookState};
 
 /// A container that a process is about to be started in: its state and config.json, each read once.
 #[derive(Debug)]
@@ -96,7 +97,7 @@ fn start(container: &ExecTarget, options: &ExecOptions) -> Result<Started> {
         }
         other => other?,
     };
-    finish(&spawned, spec, options, &target).inspect_err(|_| spawned.kill())?;
+    finish(&spawned, container, options, &target).inspect_err(|_| spawned.kill())?;
     Ok(Started { pid: spawned.pid, pidfd: spawned.pidfd, notify: None })
 }
 
@@ -113,10 +114,10 @@ fn check_user(state: &State, options: &ExecOptions) -> Result<()> {
     Ok(())
 }
 
-fn finish(spawned: &Spawned, spec: &Spec, options: &ExecOptions, cgroup: &Cgroup) -> Result<()> {
-    if let Some(profile) = spec.linux().as_ref().and_then(|linux| linux.seccomp().as_ref()) {
+fn finish(spawned: &Spawned, container: &ExecTarget, options: &ExecOptions, cgroup: &Cgroup) -> Result<()> {
+    if let Some(profile) = container.spec.linux().as_ref().and_then(|linux| linux.seccomp().as_ref()) {
         let filter = crate::seccomp::compile(profile)?;
-        spawned.tell(Kind::Filter, &filter.to_bytes(), cgroup)?;
+        send_filter(spawned, profile, &filter, || agent_state(&container.state), cgroup)?;
     }
     spawned.executed(cgroup)?;
     if let Some(path) = &options.pid_file {
@@ -142,6 +143,16 @@ fn exec_cgroup(container: Cgroup, names: &[String]) -> Result<Cgroup> {
         };
     }
     Ok(cgroup)
+}
+
+/// The container as a seccomp agent sees it: its process is another than the one that the listener is of.
+fn agent_state(state: &State) -> HookState {
+    HookState {
+        pid: state.init_process_pid,
+        bundle: state.bundle().display().to_string(),
+        annotations: state.annotations(),
+        ..hook_state(state)
+    }
 }
 
 /// Exec runs no hooks; the field has to hold something.

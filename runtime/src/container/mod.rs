@@ -18,6 +18,7 @@ mod explain;
 mod host_mounts;
 mod idmap;
 mod lifecycle;
+mod listener;
 mod live_mounts;
 mod monitor;
 mod mounts;

@@ -10,7 +10,7 @@ use super::Result;
 use super::idmap::{self, is_ordinary_user};
 use crate::cgroup::Cgroup;
 use crate::init::{
-    Channel, Context, Failure, Gate, Heard, HookOutput, HookState, InitContext, Kind, Received,
+    Channel, Context, Failure, Gate, Handover, Heard, HookOutput, HookState, InitContext, Kind, Received,
     join_namespaces, open_namespaces,
 };
 use crate::path::ProcFs;
@@ -21,6 +21,7 @@ use crate::sys::process::{
     CLONE_NEWTIME, Exit, Fork, WaitFor, WaitMode, clone3, exit_now, setns, unshare, wait,
 };
 use crate::sys::sched::set_affinity;
+use crate::sys::shared::SharedWord;
 
 /// What a new process gets besides its plan.
 #[derive(Debug)]
@@ -56,6 +57,8 @@ pub struct Spawned {
     pub pidfd: OwnedFd,
     /// The runtime's end of the channel.
     pub channel: Channel,
+    /// Where the number of its seccomp listener will be, if its filter has one.
+    pub listener: Option<SharedWord>,
 }
 
 /// Clones the process. It is in its cgroup when this returns, and its ids are mapped.
@@ -73,6 +76,7 @@ pub fn spawn(launch: Launch<'_>) -> Result<Spawned> {
     let entry = entry(&launch);
     let namespaces = open_namespaces(&plan.namespaces.join)?;
     let prepared = super::mounts::prepare(plan)?;
+    let word = plan.listener.then(SharedWord::new).transpose().during("map shared memory", String::new)?;
     if let Some((pidfd, flags)) = launch.enter {
         // Acts on children only, so the next clone is in the container's pid namespace at once.
         if flags & libc::CLONE_NEWPID != 0 && entry == Entry::Direct {
@@ -102,6 +106,9 @@ pub fn spawn(launch: Launch<'_>) -> Result<Spawned> {
                 preserve_fds: launch.preserve_fds,
                 prepared,
                 hide: is_ordinary_user() && plan.id_maps.is_some(),
+                // Not in a container that runs: its processes could look into this one while it is dumpable.
+                listener: word
+                    .map(|word| Handover { word, show: is_ordinary_user() && launch.enter.is_none() }),
             };
             let joined = match launch.enter {
                 Some((pidfd, flags)) => enter(pidfd, flags, entry).and_then(|()| {
@@ -117,8 +124,8 @@ pub fn spawn(launch: Launch<'_>) -> Result<Spawned> {
         }
         Fork::Parent { pid, pidfd } => {
             drop((theirs, launch.gate, launch.console, prepared));
-            let spawned = match entry {
-                Entry::Direct => Spawned { pid, pidfd, channel: ours },
+            let mut spawned = match entry {
+                Entry::Direct => Spawned { pid, pidfd, channel: ours, listener: None },
                 Entry::Staged => {
                     if !plan.namespaces.time_offsets.is_empty() {
                         write_offsets(&ours, pid, plan).inspect_err(|_| kill(&pidfd))?;
@@ -126,6 +133,7 @@ pub fn spawn(launch: Launch<'_>) -> Result<Spawned> {
                     receive_init(ours, &pidfd)?
                 }
             };
+            spawned.listener = word;
             let joined = launch.resctrl.iter().try_for_each(|dir| add_process(dir, spawned.pid));
             joined
                 .map_err(super::Error::from)
@@ -268,7 +276,7 @@ fn receive_init(channel: Channel, stage: &OwnedFd) -> Result<Spawned> {
     match received {
         (Received::Message(Kind::Init, _), Some(pidfd)) => {
             let pid = pidfd_pid(&pidfd)?;
-            Ok(Spawned { pid, pidfd, channel })
+            Ok(Spawned { pid, pidfd, channel, listener: None })
         }
         (Received::Message(Kind::Failed, text), _) => Err(super::Error::Init(Failure::decode(&text))),
         _ => {

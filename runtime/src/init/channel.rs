@@ -9,6 +9,7 @@
 //! | 2  | init    | `RuntimeHooks`    | only with prestart or createRuntime hooks: mounts are in place   |
 //! | 3  | runtime | `HooksDone`       | answer to 2                                                      |
 //! | 4  | runtime | `Filter`          | only with seccomp in the config: the compiled program            |
+//! | –  | init    | `Listening`       | only with a listener: the filter is loaded next, see `listener`  |
 //! | 5  | init    | `Ready`           | create only: everything is set up, init waits on exec.fifo       |
 //! | 6  | runtime | `Start`           | run only: state is on disk, go on to execve                      |
 //! | –  | init    | `Failed`          | at any time instead of its next message                          |
@@ -51,12 +52,14 @@ pub enum Kind {
     Failed = 7,
     /// See the table.
     Offsets = 8,
+    /// See the table.
+    Listening = 9,
 }
 
 impl Kind {
     fn from_byte(byte: u8) -> Option<Kind> {
         use Kind::*;
-        [Init, Go, Filter, RuntimeHooks, HooksDone, Ready, Start, Failed, Offsets]
+        [Init, Go, Filter, RuntimeHooks, HooksDone, Ready, Start, Failed, Offsets, Listening]
             .into_iter()
             .find(|k| *k as u8 == byte)
     }

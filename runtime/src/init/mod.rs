@@ -9,6 +9,7 @@ mod failure;
 mod hooks;
 mod identity;
 mod join;
+mod listener;
 mod program;
 
 use std::collections::BTreeMap;
@@ -24,6 +25,7 @@ pub use failure::{Context, Failure, io_reason, reason};
 pub use hooks::{HookOutput, HookState, run_host_hooks};
 pub use identity::{become_root, limit_name};
 pub use join::{join_namespaces, open_namespaces};
+pub use listener::{Handover, TAKEN as LISTENER_TAKEN, loaded as loaded_listener};
 
 use self::hooks::HookSite;
 use crate::path::{Descriptors, ProcFs};
@@ -73,6 +75,8 @@ pub struct InitContext<'a> {
     /// Whether it is dumpable until the runtime has written its id maps, because the runtime is an ordinary
     /// user's and its files in /proc would be root's else.
     pub hide: bool,
+    /// For a filter with a listener.
+    pub listener: Option<Handover>,
 }
 
 struct Init<'a> {
@@ -356,9 +360,12 @@ impl Init<'_> {
             Some(filter) => filter,
             None => self.receive_filter()?,
         };
-        crate::sys::seccomp::set_mode_filter(&filter.program, filter.flags)
-            .map(drop)
-            .during("load seccomp filter", String::new)
+        match &self.context.listener {
+            Some(handover) if filter.notify => listener::load(&filter, handover, &self.context.channel),
+            _ => crate::sys::seccomp::set_mode_filter(&filter.program, filter.flags)
+                .map(drop)
+                .during("load seccomp filter", String::new),
+        }
     }
 
     fn receive_filter(&self) -> Result<Filter, Failure> {

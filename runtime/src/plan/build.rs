@@ -7,7 +7,7 @@ use oci_spec::runtime::{LinuxNamespaceType, Process, Spec};
 use super::devices::device_steps;
 use super::mounts::{normal, plan_mount};
 use super::options::propagation;
-use super::process::{kept_groups, late_seccomp, process_steps, program, window_size};
+use super::process::{has_listener, kept_groups, late_seccomp, process_steps, program, window_size};
 use super::{Facts, IdMaps, Join, MountSource, Namespaces, Plan, Step, SwitchRoot};
 use crate::security::keyring::Joiner;
 use crate::spec::{Error, list, namespace, sysctl_path};
@@ -61,17 +61,25 @@ pub fn plan(spec: &Spec, request: &Request<'_>, facts: &Facts) -> Result<Plan, E
     isolation_steps(spec, &mut steps);
     process_steps(spec, process, &mut steps)?;
     steps.push(Step::FindProgram);
+    let listener = has_listener(spec);
+    if listener {
+        // It is the runtime that hands the listener over, so not after `create` has ended (as runc).
+        late_seccomp(spec, process, &mut steps);
+    }
     steps.push(Step::Gate);
     if let Some(hooks) = spec.hooks() {
         push_hooks(list(hooks.start_container()), Step::StartHooks, &mut steps);
     }
-    late_seccomp(spec, process, &mut steps);
+    if !listener {
+        late_seccomp(spec, process, &mut steps);
+    }
     Ok(Plan {
         namespaces,
         id_maps: id_maps(spec),
         rootfs,
         steps,
         program: program(process)?,
+        listener,
         outside: super::outside::of_create(spec, process, user_namespace),
     })
 }
@@ -102,6 +110,7 @@ pub fn exec_plan(spec: &Spec, process: &Process, id: &str, new_keyring: bool) ->
         rootfs: PathBuf::new(),
         steps,
         program: program(process)?,
+        listener: has_listener(spec),
         outside: super::outside::of_exec(spec, process, user_namespace)?,
     })
 }

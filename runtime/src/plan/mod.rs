@@ -65,6 +65,8 @@ pub struct Plan {
     pub steps: Vec<Step>,
     /// The user's program.
     pub program: Program,
+    /// Whether its seccomp filter has a listener, which the runtime hands to an agent.
+    pub listener: bool,
     /// What the runtime does to the process from outside.
     pub outside: Outside,
 }

@@ -99,6 +99,11 @@ fn no_new_privileges(process: &Process) -> bool {
     process.no_new_privileges() == Some(true)
 }
 
+/// Whether calls of the program are answered by an agent.
+pub(super) fn has_listener(spec: &Spec) -> bool {
+    spec.linux().as_ref().and_then(|linux| linux.seccomp().as_ref()).is_some_and(crate::seccomp::notifies)
+}
+
 fn has_seccomp(spec: &Spec) -> bool {
     spec.linux().as_ref().is_some_and(|linux| linux.seccomp().is_some())
 }

@@ -92,6 +92,14 @@ pub fn compile(profile: &LinuxSeccomp) -> Result<Filter, Error> {
     compile_for(Machine::NATIVE, profile)
 }
 
+/// Whether a profile has calls answered by an agent, so that its filter has a listener.
+#[must_use]
+pub fn notifies(profile: &LinuxSeccomp) -> bool {
+    let notify = LinuxSeccompAction::ScmpActNotify;
+    profile.default_action() == notify
+        || profile.syscalls().iter().flatten().any(|rule| rule.action() == notify)
+}
+
 /// Compiles a profile for `machine`.
 ///
 /// # Errors
@@ -114,7 +122,7 @@ pub fn compile_for(machine: Machine, profile: &LinuxSeccomp) -> Result<Filter, E
         };
         sections.push(section);
     }
-    let notify = rules.notifies();
+    let notify = notifies(profile);
     let program = dispatch::assemble(&sections, rules.default, BAD_ARCH)?;
     Ok(Filter { program, flags: flags(profile, notify), notify })
 }
@@ -129,10 +137,11 @@ enum Newer {
     Default,
 }
 
-/// Whether a default action lets calls through. runc counts TRACE in: a tracer handles new calls itself.
+/// Whether a default action lets calls through. runc counts TRACE in: a tracer handles new calls itself. So does an
+/// agent, which runc has not for a default.
 fn permissive(action: LinuxSeccompAction) -> bool {
     use LinuxSeccompAction as Action;
-    matches!(action, Action::ScmpActAllow | Action::ScmpActLog | Action::ScmpActTrace)
+    matches!(action, Action::ScmpActAllow | Action::ScmpActLog | Action::ScmpActTrace | Action::ScmpActNotify)
 }
 
 /// The ranges of one ABI, from `start` up; its chains begin at `chain_base` of the section's.

@@ -83,12 +83,6 @@ impl<'a> Rules<'a> {
         Ok(Rules { rules, default })
     }
 
-    /// Whether any rule or the default notifies a listener.
-    pub fn notifies(&self) -> bool {
-        let notify = libc::SECCOMP_RET_USER_NOTIF;
-        self.default == notify || self.rules.iter().any(|rule| !rule.redundant && rule.word == notify)
-    }
-
     /// Logs the names that no ABI of this filter has.
     pub fn log_unknown(&self, abis: &[Abi]) {
         if !log::log_enabled!(log::Level::Debug) {

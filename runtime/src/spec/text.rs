@@ -1,6 +1,6 @@
 //! Texts that reach the kernel as C strings: one that holds a NUL byte would name something else, cut short.
 
-use oci_spec::runtime::{LinuxSeccompAction, Spec};
+use oci_spec::runtime::Spec;
 
 use super::rules::{each_hook, invalid};
 use super::{Error, list};
@@ -51,17 +51,19 @@ pub(super) fn devices(spec: &Spec) -> Result<(), Error> {
     }
 }
 
-/// config-linux.md "Seccomp": who is to be asked must be able to start, and there must be somebody to ask.
+/// config-linux.md "Seccomp": there must be somebody to ask, and to tell. NOTIFY as the default action and for
+/// write(2), which runc refuses, can be handed over here.
 pub(super) fn seccomp(spec: &Spec) -> Result<(), Error> {
     let Some(seccomp) = spec.linux().as_ref().and_then(|linux| linux.seccomp().as_ref()) else {
         return Ok(());
     };
-    if seccomp.default_action() == LinuxSeccompAction::ScmpActNotify {
-        return invalid("linux.seccomp.defaultAction: SCMP_ACT_NOTIFY cannot be used as default action");
-    }
-    let asks = list(seccomp.syscalls()).iter().any(|rule| rule.action() == LinuxSeccompAction::ScmpActNotify);
-    if asks && seccomp.listener_path().is_none() {
+    let given = |text: &str| !text.is_empty();
+    let path = seccomp.listener_path().as_ref().is_some_and(|path| !path.as_os_str().is_empty());
+    if crate::seccomp::notifies(seccomp) && !path {
         return invalid("linux.seccomp.listenerPath is required by SCMP_ACT_NOTIFY");
+    }
+    if seccomp.listener_metadata().as_deref().is_some_and(given) && !path {
+        return invalid("linux.seccomp.listenerMetadata is set without linux.seccomp.listenerPath");
     }
     Ok(())
 }

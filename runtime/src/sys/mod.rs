@@ -14,6 +14,7 @@ pub mod process;
 pub mod regex;
 pub mod sched;
 pub mod seccomp;
+pub mod shared;
 pub mod signal;
 pub mod time;
 
