@@ -21,6 +21,7 @@ mod bundle;
 mod call;
 pub mod calls;
 mod container;
+pub mod device_rules;
 pub mod host;
 pub mod limits;
 pub mod sources;

@@ -11,7 +11,10 @@ pub fn root() -> &'static Path {
 }
 
 /// Tables that several test programs run: what a test names of them counts as its own.
-const TABLES: [(&str, &str); 1] = [("limits::rows::rows", "tests/src/limits/rows.rs")];
+const TABLES: [(&str, &str); 2] = [
+    ("limits::rows::rows", "tests/src/limits/rows.rs"),
+    ("device_rules::{lists", "tests/src/device_rules.rs"),
+];
 
 /// One item of a source file: a function, a constant…
 #[derive(Debug)]
