@@ -49,7 +49,7 @@ macro_rules! versions {
 }
 
 versions!([exit_codes missing_program stdin_reaches_the_container output_arrives_complete terminal_has_the_size
-    execs lifecycle attach events_in_order restarts_of_one_container]);
+    execs lifecycle attach events_in_order oom_is_told_before_the_exit restarts_of_one_container]);
 
 fn exit_codes(daemon: &Containerd) {
     for round in 0..TIMES {
@@ -199,41 +199,88 @@ fn attach(daemon: &Containerd) {
 }
 
 /// `ctr events` as a stream of lines.
-fn events(daemon: &Containerd) -> (std::process::Child, mpsc::Receiver<String>) {
-    let mut child = daemon.ctr_command(&["events"]).stdout(Stdio::piped()).spawn().expect("ctr events");
-    let (sender, receiver) = mpsc::channel();
-    let output = BufReader::new(child.stdout.take().expect("stdout"));
-    thread::spawn(move || output.lines().map_while(Result::ok).all(|line| sender.send(line).is_ok()));
-    (child, receiver)
+struct Listener {
+    ctr: std::process::Child,
+    lines: mpsc::Receiver<String>,
+}
+
+impl Listener {
+    fn new(daemon: &Containerd) -> Listener {
+        let mut ctr = daemon.ctr_command(&["events"]).stdout(Stdio::piped()).spawn().expect("ctr events");
+        let (sender, lines) = mpsc::channel();
+        let output = BufReader::new(ctr.stdout.take().expect("stdout"));
+        thread::spawn(move || output.lines().map_while(Result::ok).all(|line| sender.send(line).is_ok()));
+        // ctr tells nothing when it listens: make small events until one arrives.
+        let mut probe = 0;
+        poll::until("ctr events to listen", 30, || {
+            probe += 1;
+            daemon.ok(&["namespaces", "create", &format!("{}-probe{probe}", daemon.namespace())]);
+            lines.recv_timeout(Duration::from_millis(200)).ok()
+        });
+        Listener { ctr, lines }
+    }
+
+    /// The container's events up to one of this topic: topic and whole line.
+    fn until(&self, id: &str, last: &str) -> Vec<(String, String)> {
+        let mut all = Vec::new();
+        poll::until(last, 30, || {
+            while let Ok(line) = self.lines.try_recv() {
+                let topic =
+                    line.split_whitespace().find(|word| word.starts_with("/tasks/")).map(str::to_owned);
+                if let (Some(topic), true) = (topic, line.contains(id)) {
+                    all.push((topic, line));
+                }
+            }
+            all.iter().any(|(topic, _)| topic == last).then_some(())
+        });
+        all
+    }
+}
+
+impl Drop for Listener {
+    fn drop(&mut self) {
+        // timeout(1) passes SIGTERM on to ctr.
+        let pid = nix::unistd::Pid::from_raw(self.ctr.id() as i32);
+        let _ = nix::sys::signal::kill(pid, nix::sys::signal::SIGTERM);
+        let _ = self.ctr.wait();
+    }
+}
+
+fn oom_is_told_before_the_exit(daemon: &Containerd) {
+    if !std::path::Path::new("/sys/fs/cgroup/memory").exists() {
+        skip!("needs the memory controller on cgroup v1");
+    }
+    let listener = Listener::new(daemon);
+    // dd's buffer is larger than the limit.
+    let command = ["sh", "-c", "exec dd if=/dev/zero of=/dev/null bs=200M count=1"];
+    let id = daemon.id();
+    let call = daemon.run(&["-d", "--memory-limit", "20000000"], &id, &command);
+    assert_eq!(call.code, 0, "{}\n{}", call.err, daemon.log());
+    let events = listener.until(&id, "/tasks/exit");
+    let topics: Vec<&str> = events.iter().map(|(topic, _)| topic.as_str()).collect();
+    assert_eq!(topics, ["/tasks/create", "/tasks/start", "/tasks/oom", "/tasks/exit"]);
+    let (_, exit) = events.last().expect("the exit");
+    assert!(exit.contains("\"exit_status\":137"), "{exit}");
+    let metrics = daemon.ok(&["task", "metrics", "--format", "json", &id]);
+    let metrics: serde_json::Value = serde_json::from_str(&metrics).expect("JSON");
+    assert_eq!(metrics.pointer("/memory_oom_control/oom_kill"), Some(&serde_json::json!(1)), "{metrics}");
+    daemon.ctr(&["task", "rm", &id]);
+    daemon.ok(&["container", "rm", &id]);
+    // In the foreground the code is ctr's own.
+    let call = daemon.run(&["--rm", "--memory-limit", "20000000"], &daemon.id(), &command);
+    assert_eq!(call.code, 137, "{}\n{}", call.err, daemon.log());
 }
 
 fn events_in_order(daemon: &Containerd) {
-    let (mut child, lines) = events(daemon);
-    // ctr tells nothing when it listens: make small events until one arrives.
-    let mut probe = 0;
-    poll::until("ctr events to listen", 30, || {
-        probe += 1;
-        daemon.ok(&["namespaces", "create", &format!("{}-probe{probe}", daemon.namespace())]);
-        lines.recv_timeout(Duration::from_millis(200)).ok()
-    });
+    let listener = Listener::new(daemon);
     let id = daemon.id();
     assert_eq!(daemon.run(&["-d"], &id, &["sleep", "1000"]).code, 0);
     assert_eq!(daemon.ctr(&["task", "exec", "--exec-id", "one", &id, "/bin/true"]).code, 0);
     daemon.ok(&["task", "pause", &id]);
     daemon.ok(&["task", "resume", &id]);
     daemon.remove(&id);
-    let mut topics = Vec::new();
-    poll::until("the delete event", 30, || {
-        while let Ok(line) = lines.try_recv() {
-            if line.contains(&id) {
-                topics.extend(line.split_whitespace().find(|w| w.starts_with("/tasks/")).map(str::to_owned));
-            }
-        }
-        topics.iter().any(|t| t == "/tasks/delete").then_some(())
-    });
-    // timeout(1) passes SIGTERM on to ctr.
-    let _ = nix::sys::signal::kill(nix::unistd::Pid::from_raw(child.id() as i32), nix::sys::signal::SIGTERM);
-    let _ = child.wait();
+    let topics: Vec<String> =
+        listener.until(&id, "/tasks/delete").into_iter().map(|(topic, _)| topic).collect();
     let wanted = [
         "/tasks/create",
         "/tasks/start",

@@ -369,6 +369,17 @@ fn oom_comes_before_exit(daemon: &Daemon) {
     daemon.events().wait("/tasks/exit", "c");
     let order: Vec<_> = daemon.events().order().into_iter().map(|(topic, _)| topic).collect();
     assert_eq!(order, ["create", "start", "oom", "exit"]);
+    // CRI asks for the kills when it sees 137, and systemd may have taken the cgroup away by then.
+    let state: serde_json::Value =
+        serde_json::from_slice(&fs::read(daemon.state_dir("c").join("state.json")).unwrap()).unwrap();
+    for dir in state["cgroup_paths"].as_object().unwrap().values() {
+        until("an empty cgroup", || fs::remove_dir(dir.as_str().unwrap()).ok());
+    }
+    let request = pb::StatsRequest { id: "c".into(), ..Default::default() };
+    let stats = client.call::<pb::StatsResponse>("Stats", &request).unwrap().stats;
+    let metrics = containerd_shim_protos::cgroups::metrics::Metrics::parse_from_bytes(&stats.value).unwrap();
+    assert_eq!(metrics.memory_oom_control.oom_kill, 1);
+    assert_eq!(metrics.memory.usage.limit, 19_996_672, "whole pages");
     client.delete("c", "").unwrap();
 }
 

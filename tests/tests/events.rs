@@ -116,6 +116,36 @@ fn an_oom_kill_is_told_before_the_end() {
     c.finish();
 }
 
+/// The cgroup goes with the container's end, at once, when `run` is in the foreground.
+#[test]
+fn an_oom_kill_is_told_when_the_cgroup_goes_at_once() {
+    let test = "an_oom_kill_is_told_when_the_cgroup_goes_at_once";
+    let Some(world) = World::enter(test) else { return };
+    if !host::has_v1() {
+        return skip(test, "no memory controller that tests can use").unwrap_or(());
+    }
+    let mut bundle = world.bundle();
+    bundle.set("/linux/resources/memory", json!({"limit": 32 << 20})).script(
+        "until [ -e /tmp/go ]; do sleep 0.01; done; exec dd if=/dev/zero of=/dev/null bs=200M count=1",
+    );
+    for round in 0..10 {
+        let _ = std::fs::remove_file(bundle.rootfs("tmp/go"));
+        let c = world.container(&bundle);
+        let run = c.call("run", &[], &[]).dir(bundle.dir()).spawn();
+        wait_until("a running container", || {
+            let state = c.simple("state");
+            state.code == 0 && state.json()["status"] == "running"
+        });
+        let events = c.call("events", &["--interval", "10ms"], &[]).spawn();
+        wait_until("statistics", || events.stdout().contains("\"stats\""));
+        std::fs::write(bundle.rootfs("tmp/go"), "").unwrap();
+        assert_eq!(run.wait().code, 137);
+        let told = events.wait();
+        assert!(told.stdout.contains("\"type\":\"oom\""), "round {round}: {} {}", told.stdout, told.log);
+        c.assert_nothing_left();
+    }
+}
+
 #[test]
 fn wrong_calls_say_why() {
     let Some(world) = World::enter("wrong_calls_say_why") else { return };

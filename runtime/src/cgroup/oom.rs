@@ -66,14 +66,19 @@ impl OomWatch {
     /// Never blocks. Also call it once before the cgroup is removed: a kill that came last may not have been
     /// notified yet.
     pub fn drain(&mut self) -> bool {
-        match &self.notify {
+        let notified = match &self.notify {
             // EAGAIN ends the queue; anything else can only be told by the count below.
-            Notify::Inotify(inotify) => while inotify.read_events().is_ok_and(|events| !events.is_empty()) {},
-            Notify::EventFd(eventfd) => {
-                let _ = eventfd.read();
+            Notify::Inotify(inotify) => {
+                while inotify.read_events().is_ok_and(|events| !events.is_empty()) {}
+                0
             }
-        }
-        let now = count(&self.dir, self.file).unwrap_or(self.seen);
+            Notify::EventFd(eventfd) => eventfd.read().unwrap_or(0),
+        };
+        let now = match count(&self.dir, self.file) {
+            Some(now) => now,
+            // The cgroup is gone. Its removal notifies once; what came on top of that was an OOM.
+            None => self.seen.saturating_add(u64::from(notified > 1)),
+        };
         let new = now > self.seen;
         self.seen = now;
         new
