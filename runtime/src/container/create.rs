@@ -233,6 +233,7 @@ impl Making<'_> {
         }
         match when {
             StartWhen::Later => {
+                spawned.tell(Kind::Start, &[], self.cgroup)?;
                 spawned.expect(Kind::Ready, self.cgroup)?;
                 self.hand_over(spawned)
             }

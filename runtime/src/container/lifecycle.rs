@@ -303,14 +303,10 @@ pub(super) fn delete(runtime: &Runtime, id: &str, force: bool) -> Result<()> {
     };
     match container.status {
         Status::Stopped => {}
-        // Killed at it.
-        Status::Creating if force && container.state.init_process_pid == 0 => {
-            kill_unrecorded_init(&container)?
-        }
-        Status::Creating if force => kill_and_wait(&container)?,
         // Its program has not started, so nothing is lost.
         Status::Created => kill_and_wait(&container)?,
-        Status::Running | Status::Paused if force => kill_and_wait(&container)?,
+        // An init that was not written down yet dies with its runtime (see `Kind::Start`).
+        Status::Creating | Status::Running | Status::Paused if force => kill_and_wait(&container)?,
         Status::Creating | Status::Running | Status::Paused => {
             return Err(Error::NotStopped { id: id.to_owned(), status: container.status.as_str() });
         }
@@ -325,24 +321,6 @@ fn kill_and_wait(container: &Loaded) -> Result<()> {
         Err(error) => return Err(error),
     }
     wait_for_end(&init, KILL_PATIENCE)
-}
-
-/// Ends the init of a create that was killed before it wrote down which process that is. Nearly always init has
-/// died with its runtime, but not one that had come to its gate already. Only who holds this container's exec.fifo
-/// is its init; others in the cgroup are not the container's.
-fn kill_unrecorded_init(container: &Loaded) -> Result<()> {
-    // Without a FIFO or a cgroup there is no init at the gate.
-    let Ok(fifo) = std::fs::canonicalize(container.dir.fifo()) else { return Ok(()) };
-    for pid in container.cgroup.pids().unwrap_or_default() {
-        let Ok(pidfd) = pidfd_open(pid) else { continue };
-        let open = std::fs::read_dir(format!("/proc/{pid}/fd")).into_iter().flatten().flatten();
-        let mut files = open.filter_map(|entry| std::fs::read_link(entry.path()).ok());
-        // ESRCH: it has ended by itself.
-        if files.any(|file| file == fifo) && pidfd_send_signal(pidfd.as_fd(), libc::SIGKILL).is_ok() {
-            wait_for_end(&pidfd, KILL_PATIENCE)?;
-        }
-    }
-    Ok(())
 }
 
 /// A pidfd is readable once its process has ended.

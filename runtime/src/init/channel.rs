@@ -10,8 +10,8 @@
 //! | 3  | runtime | `HooksDone`       | answer to 2                                                      |
 //! | 4  | runtime | `Filter`          | only with seccomp in the config: the compiled program            |
 //! | –  | init    | `Listening`       | only with a listener: the filter is loaded next, see `listener`  |
-//! | 5  | init    | `Ready`           | create only: everything is set up, init waits on exec.fifo       |
-//! | 6  | runtime | `Start`           | run only: state is on disk, go on to execve                      |
+//! | 5  | runtime | `Start`           | state is on disk: go on to execve, or to exec.fifo (create)      |
+//! | 6  | init    | `Ready`           | create only: everything is set up, init waits on exec.fifo       |
 //! | –  | init    | `Failed`          | at any time instead of its next message                          |
 //! | –  | init    | end of file       | execve succeeded (the socket is close-on-exec), or init died     |
 //!

@@ -391,6 +391,8 @@ impl Init<'_> {
                 // As pid 1 it would ignore them, and a created container is stopped by SIGTERM like any other.
                 exit_on(&[libc::SIGHUP, libc::SIGINT, libc::SIGQUIT, libc::SIGTERM])
                     .during("set signal handlers", String::new)?;
+                // Not before its pid is on disk may it outlive the runtime: `delete --force` must find it.
+                self.context.channel.expect(Kind::Start).during("wait to be recorded", String::new)?;
                 prctl::set_pdeathsig(0).during("clear parent death signal", String::new)?;
                 self.context.channel.tell(Kind::Ready).during("tell the runtime", || "that init is ready")?;
                 let writer = match &self.descriptors {
