@@ -122,6 +122,21 @@ impl Bundle {
         )
     }
 
+    /// As [`Bundle::mount`], before all others.
+    pub fn first_mount(
+        &mut self,
+        destination: &str,
+        kind: &str,
+        source: &str,
+        options: &[&str],
+    ) -> &mut Self {
+        self.mount(destination, kind, source, options);
+        if let Some(Value::Array(mounts)) = self.config.pointer_mut("/mounts") {
+            mounts.rotate_right(1);
+        }
+        self
+    }
+
     /// Lets root of a user namespace, this uid and gid on the host, reach the rootfs and make mount points in
     /// it.
     ///

@@ -5,7 +5,7 @@
 //! [`Container::finish`], which asserts that nothing of it is left on the host.
 //!
 //! The runtime is `$DAVIT_RUNTIME` if set (`DAVIT_RUNTIME=/usr/sbin/runc` shows that the tests ask for what
-//! runc does), else `$DAVIT_BIN`, else the `davit` beside the test program in the target directory.
+//! runc does), else `$DAVIT_BIN`, else what `hack/build` has made last.
 //! A test that can't run here prints `SKIPPED <test>: <reason>` and passes; `hack/test` counts those lines.
 
 use std::path::{Path, PathBuf};
@@ -178,13 +178,18 @@ impl World {
     }
 }
 
-/// The davit binary, also when the tests run against another runtime.
+/// The davit binary (what `hack/build` made last, or `DAVIT_BIN`), also when the tests run against another runtime.
 #[must_use]
 pub fn davit() -> PathBuf {
     match std::env::var_os("DAVIT_BIN") {
         Some(path) => PathBuf::from(path),
-        None => beside_the_test(),
+        None => built(),
     }
+}
+
+/// What `hack/build` has made last.
+fn built() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).with_file_name("target/bin/davit")
 }
 
 /// Prints the line that the test script counts.
@@ -217,14 +222,8 @@ fn runtime_under_test() -> PathBuf {
     let given = std::env::var_os("DAVIT_RUNTIME").or_else(|| std::env::var_os("DAVIT_BIN"));
     let path = match given {
         Some(path) => PathBuf::from(path),
-        None => beside_the_test(),
+        None => built(),
     };
-    assert!(path.exists(), "{} does not exist: cargo build -p davit", path.display());
+    assert!(path.exists(), "{} does not exist: run hack/build first", path.display());
     path
-}
-
-fn beside_the_test() -> PathBuf {
-    // target/<profile>/deps/<test>-<hash>
-    let test = std::env::current_exe().expect("own path");
-    test.ancestors().nth(2).expect("target directory").join("davit")
 }

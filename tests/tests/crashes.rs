@@ -227,7 +227,6 @@ fn a_thousand_crashes_leave_nothing() {
     let scratch = world.root().parent().unwrap().to_owned();
     let chmod = std::process::Command::new("chmod").arg("755").arg(&scratch).status();
     assert!(chmod.unwrap().success());
-    let mounts = namespace_mounts();
     let next = AtomicUsize::new(0);
     std::thread::scope(|scope| {
         (0..WORKERS).for_each(|_| {
@@ -243,7 +242,8 @@ fn a_thousand_crashes_leave_nothing() {
     let left: Vec<_> = std::fs::read_dir(world.root()).unwrap().map(|e| e.unwrap().file_name()).collect();
     assert!(left.is_empty(), "seed {seed}: state directories: {left:?}");
     // A hook, or init whose runtime was killed, needs a moment to end. Nothing else may be alive, in whatever
-    // cgroup or namespace: so no network namespace is held either.
+    // cgroup or namespace: so no network namespace is held either (davit mounts none; other programs on the machine
+    // may).
     wait_until("the end of all processes", || marked(&mark).is_empty());
     let cgroups = host::cgroups_named(&crashes.prefix);
     assert!(cgroups.is_empty(), "seed {seed}: cgroups: {cgroups:?}");
@@ -251,10 +251,4 @@ fn a_thousand_crashes_leave_nothing() {
     let leaked: Vec<String> =
         host::mounts().lines().filter(|line| line.contains(scratch)).map(str::to_owned).collect();
     assert!(leaked.is_empty(), "seed {seed}: mounts: {leaked:?}");
-    assert!(namespace_mounts() <= mounts, "seed {seed}: a namespace is held by a mount");
-}
-
-/// How many mounts of namespace files the host has.
-fn namespace_mounts() -> usize {
-    host::mounts().lines().filter(|line| line.contains(" - nsfs ")).count()
 }

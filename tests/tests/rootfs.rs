@@ -309,3 +309,78 @@ fn the_hosts_processes_are_not_shown_in_a_pid_namespace() {
     }
     c.assert_nothing_left();
 }
+
+/// A mount over `/` takes the rootfs's place, for what is mounted, made and hidden after it too (crun's; runc
+/// refuses it).
+#[test]
+fn a_mount_over_the_root_replaces_it() {
+    let Some(world) = World::enter("a_mount_over_the_root_replaces_it").filter(|w| !w.is_runc()) else {
+        return;
+    };
+    let other = world.bundle();
+    fs::write(other.rootfs("/marker"), "").unwrap();
+    let flags: [(&[&str], &str); 3] = [(&[], "private"), (&["--no-pivot"], "slave"), (&[], "shared")];
+    for (flags, propagation) in flags {
+        let mut bundle = world.bundle();
+        fs::write(bundle.rootfs("/below"), "").unwrap();
+        bundle
+            .first_mount("/", "bind", other.rootfs("/").to_str().unwrap(), &["rbind", "nosuid"])
+            .set("/linux/rootfsPropagation", json!(propagation))
+            .args(&["sleep", "1000"]);
+        let c = world.container(&bundle);
+        c.create(flags).ok();
+        c.simple("start").ok();
+        c.wait_for("running");
+        assert_eq!(c.sh("ls -d /marker /below /proc/1 2>/dev/null || true"), "/marker\n/proc/1");
+        assert_eq!(c.sh("touch /x 2>&1 || true"), "touch: /x: Read-only file system", "root.readonly");
+        assert_eq!(c.sh("head -c1 /proc/kcore | wc -c"), "0", "masked");
+        assert!(c.sh("grep ' / ro' /proc/self/mountinfo").contains("nosuid"));
+        c.finish();
+        assert!(!bundle.rootfs("/dev/null").exists(), "nothing is made in what is covered");
+    }
+}
+
+/// A tmpfs for a root, filled by binds.
+#[test]
+fn a_root_can_be_a_new_filesystem() {
+    let Some(world) = World::enter("a_root_can_be_a_new_filesystem").filter(|w| !w.is_runc()) else { return };
+    let mut bundle = world.bundle();
+    // Not in the rootfs, which is covered by then.
+    let other = world.bundle();
+    let bin = other.rootfs("/bin");
+    bundle
+        .first_mount("/bin", "bind", bin.to_str().unwrap(), &["bind", "ro"])
+        .first_mount("/", "tmpfs", "tmpfs", &["ro", "mode=711"])
+        .script("stat -c %a /; ls /; touch /x 2>&1");
+    let c = world.container(&bundle);
+    let output = c.run(&[]).exits(1).stdout;
+    assert_eq!(output, "711\nbin\ndev\nproc\nsys\ntouch: /x: Read-only file system\n");
+    c.assert_nothing_left();
+}
+
+#[test]
+fn what_can_not_be_a_root_is_refused() {
+    let Some(world) = World::enter("what_can_not_be_a_root_is_refused").filter(|w| !w.is_runc()) else {
+        return;
+    };
+    let long = format!("x={}", "y".repeat(300));
+    let cases: [(&str, &[&str], &str); 4] = [
+        ("proc", &[], "only a bind or a filesystem of its own can be mounted over /"),
+        ("cgroup", &[], "only a bind or a filesystem of its own can be mounted over /"),
+        ("tmpfs", &["remount"], "only a bind or a filesystem of its own can be mounted over /"),
+        ("tmpfs", &[&long], "an option of a mount over / is longer than 255 bytes"),
+    ];
+    for (kind, options, reason) in cases {
+        let mut bundle = world.bundle();
+        bundle.mount("/", kind, kind, options).args(&["true"]);
+        let c = world.container(&bundle);
+        c.run(&[]).fails(1, &format!("mounts[]: /: {reason}"));
+        c.assert_nothing_left();
+    }
+    let mut bundle = world.bundle();
+    bundle.without_namespace("mount").remove("/linux/maskedPaths").remove("/linux/readonlyPaths");
+    bundle.mount("/", "tmpfs", "tmpfs", &[]).args(&["true"]);
+    let c = world.container(&bundle);
+    c.run(&[]).fails(1, "mounts[]: /: mounting over / needs a mount namespace");
+    c.assert_nothing_left();
+}

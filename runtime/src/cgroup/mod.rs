@@ -153,9 +153,13 @@ impl Cgroup {
     /// # Errors
     /// [`Error::InvalidName`] for a path that is not normalised or is the root of a hierarchy.
     pub fn open(paths: &BTreeMap<String, PathBuf>) -> Result<Cgroup, Error> {
-        let mut by_dir: BTreeMap<&PathBuf, Vec<String>> = BTreeMap::new();
+        // Few, so that a search beats a map of paths.
+        let mut by_dir: Vec<(&PathBuf, Vec<String>)> = Vec::with_capacity(paths.len());
         for (key, dir) in paths {
-            by_dir.entry(dir).or_default().push(key.clone());
+            match by_dir.iter_mut().find(|(other, _)| other.as_os_str() == dir.as_os_str()) {
+                Some((_, keys)) => keys.push(key.clone()),
+                None => by_dir.push((dir, vec![key.clone()])),
+            }
         }
         let mode = match (paths.contains_key(""), paths.len()) {
             (true, 1) => Mode::V2,
@@ -165,8 +169,7 @@ impl Cgroup {
         let depth = if mode == Mode::V2 { 1 } else { 2 };
         let mut members = Vec::new();
         for (dir, keys) in by_dir {
-            let below_root = dir.strip_prefix(layout::ROOT).ok();
-            if !path::is_normal(dir) || below_root.is_some_and(|below| below.components().count() < depth) {
+            if !path::is_normal(dir) || path::depth(dir).is_some_and(|below| below < depth) {
                 return Err(Error::InvalidName { what: "cgroup path", name: dir.display().to_string() });
             }
             let version = if keys.iter().any(String::is_empty) { Version::V2 } else { Version::V1 };

@@ -7,12 +7,11 @@
 //!
 //! `..` is resolved lexically and stops at the hierarchy's root or at the own cgroup: it can't lead out.
 
-use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Component, Path, PathBuf};
 
 use super::error::Error;
-use super::layout::Mode;
+use super::layout::{Mode, ROOT};
 
 /// A place relative to something in each hierarchy. The path inside is normalised and not empty.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -85,13 +84,23 @@ pub(super) fn sub_path(what: &'static str, name: &str) -> Result<PathBuf, Error>
     if clean.as_os_str().is_empty() { Err(invalid()) } else { Ok(clean) }
 }
 
-/// Whether a path of state.json is absolute and in normal form.
+/// Whether a path of state.json is absolute and in normal form. By its bytes: `list` looks at a dozen for each
+/// container, and [`Path::components`] was a sixth of its time.
 pub(super) fn is_normal(path: &Path) -> bool {
-    let mut parts = path.components();
-    parts.next() == Some(Component::RootDir)
-        && parts.all(|part| matches!(part, Component::Normal(_)))
-        && !path.as_os_str().as_bytes().contains(&0)
-        && path.file_name().is_some_and(|name: &OsStr| !name.is_empty())
+    let bytes = path.as_os_str().as_bytes();
+    let below = bytes.strip_prefix(b"/").filter(|below| !below.contains(&0));
+    below.is_some_and(|below| {
+        below.split(|byte| *byte == b'/').all(|part| !matches!(part, b"" | b"." | b".."))
+    })
+}
+
+/// How many components a path in normal form has below the directory of all hierarchies; `None` elsewhere.
+pub(super) fn depth(path: &Path) -> Option<usize> {
+    let below = path.as_os_str().as_bytes().strip_prefix(ROOT.as_bytes())?;
+    if below.is_empty() {
+        return Some(0);
+    }
+    Some(below.strip_prefix(b"/")?.split(|byte| *byte == b'/').count())
 }
 
 #[cfg(test)]
@@ -144,6 +153,19 @@ mod tests {
         assert_eq!(sub_path("x", "a/./b").unwrap(), Path::new("a/b"));
         for bad in ["", "/", ".", "..", "a/..", "a/../../b", "a\0"] {
             assert!(sub_path("x", bad).is_err(), "{bad:?}");
+        }
+    }
+
+    #[test]
+    fn depth_below_the_hierarchies() {
+        for (path, below) in [
+            ("/sys/fs/cgroup", Some(0)),
+            ("/sys/fs/cgroup/cpu", Some(1)),
+            ("/sys/fs/cgroup/cpu/a/b", Some(3)),
+            ("/sys/fs/cgroupx/y", None),
+            ("/mnt/x", None),
+        ] {
+            assert_eq!(depth(Path::new(path)), below, "{path}");
         }
     }
 

@@ -279,7 +279,7 @@ impl Init<'_> {
     fn mount(&mut self, mount: &Mount) -> Result<(), Failure> {
         let prepared = self.context.prepared.remove(&self.mounted);
         self.mounted += 1;
-        rootfs::mount(self.rootfs()?.root(), mount, prepared)
+        self.rootfs_mut()?.mount(mount, prepared)
     }
 
     fn switch_root(&self, how: SwitchRoot) -> Result<(), Failure> {

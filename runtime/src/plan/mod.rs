@@ -294,6 +294,14 @@ pub struct Mount {
     pub label: Option<String>,
 }
 
+impl Mount {
+    /// Whether it takes the place of the rootfs.
+    #[must_use]
+    pub fn is_root(&self) -> bool {
+        mounts::is_root(&self.destination)
+    }
+}
+
 /// An id-mapped mount (mount_setattr(2), kernel 5.12).
 #[derive(Clone, Debug)]
 pub struct MountIdMap {

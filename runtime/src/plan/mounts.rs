@@ -26,9 +26,6 @@ pub(super) fn plan_mount(
     let name = destination.display();
     let invalid = |words: String| Error::Invalid(format!("mounts[]: {name}: {words}"));
     let options = Options::parse(list(mount.options())).map_err(|e| invalid(e.to_string()))?;
-    if normal(&destination).as_os_str().is_empty() {
-        return Err(invalid("mounting over / is not allowed".into()));
-    }
     if !destination.is_absolute() {
         // runc's words.
         log::warn!(
@@ -37,12 +34,39 @@ pub(super) fn plan_mount(
         );
     }
     let source = source(spec, mount, &options, bundle, facts).map_err(&invalid)?;
+    if is_root(&destination) {
+        check_new_root(spec, &source, &options).map_err(|why| invalid(why.into()))?;
+    }
     let idmap = idmap(spec, mount, &options).map_err(&invalid)?;
     if idmap.is_some() && options.remount {
         return Err(invalid("an id-mapped mount can't be a remount".into()));
     }
     let label = label(spec, &source);
     Ok(Mount { destination, source, options, idmap, label })
+}
+
+/// Whether a destination is the container's `/`.
+pub(super) fn is_root(destination: &Path) -> bool {
+    normal(destination).as_os_str().is_empty()
+}
+
+/// A mount over `/` takes the rootfs's place for all that comes after it (crun has it; runc refuses it since its
+/// pivot_root went to what was below, issue 5070).
+fn check_new_root(spec: &Spec, source: &MountSource, options: &Options) -> Result<(), &'static str> {
+    if namespace(spec, LinuxNamespaceType::Mount).is_none() {
+        return Err("mounting over / needs a mount namespace");
+    }
+    match source {
+        MountSource::Bind { .. } => Ok(()),
+        // mount(2), which takes them, gives no descriptor of what it made.
+        MountSource::Filesystem { .. } if options.has_long_data() => {
+            Err("an option of a mount over / is longer than 255 bytes")
+        }
+        MountSource::Filesystem { kind, .. } if kind.as_c_str() != c"proc" && kind.as_c_str() != c"sysfs" => {
+            Ok(())
+        }
+        _ => Err("only a bind or a filesystem of its own can be mounted over /"),
+    }
 }
 
 /// A mount that is added to a running container.
@@ -57,6 +81,7 @@ pub fn plan_live_mount(spec: &Spec, mount: &SpecMount, bundle: &Path) -> Result<
             "a cgroup mount can only be made at create"
         }
         MountSource::RemountBind | MountSource::RemountFilesystem => "a remount can only be made at create",
+        _ if planned.is_root() => "a mount over / can only be made at create",
         _ if planned.options.has_long_data() => "an option is longer than 255 bytes",
         _ => return Ok(planned),
     };

@@ -21,7 +21,7 @@ use crate::sys::mount::{Reach, is_mount_root};
 pub fn add(root: &RootDir, planned: &Mount, prepared: Option<Prepared>) -> Result<(), Failure> {
     let is_new = matches!(planned.source, MountSource::Filesystem { .. });
     if !(is_new && planned.options.copy_up && planned.options.readonly()) {
-        return mount(root, planned, prepared);
+        return mount(root, planned, prepared).map(drop);
     }
     let writable = Mount { options: planned.options.clone().writable(), ..planned.clone() };
     mount(root, &writable, prepared)?;

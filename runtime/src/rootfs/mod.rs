@@ -22,12 +22,13 @@ use nix::sys::stat::Mode;
 
 use crate::init::{Context, Failure};
 use crate::path::RootDir;
+use crate::plan::Mount;
 use crate::sys::mount::{MountAttr, Reach, clone_tree, mount_setattr, move_mount};
 
 pub use console::Console;
 pub use devices::settle_stdio;
 pub use live::{add, remove};
-pub use mounts::{Prepared, mount, open_source};
+pub use mounts::{Prepared, open_source};
 pub use switch::{
     enter_root, hide_host_filesystems, host_propagation, set_propagation, switch_root, unescaped,
 };
@@ -73,6 +74,19 @@ impl Rootfs {
     #[must_use]
     pub fn root(&self) -> &RootDir {
         &self.root
+    }
+
+    /// Makes one mount of the config. One over `/` is the rootfs from then on.
+    ///
+    /// # Errors
+    /// Those of the mount, in runc's words.
+    pub fn mount(&mut self, mount: &Mount, prepared: Option<Prepared>) -> Result<(), Failure> {
+        let made = mounts::mount(&self.root, mount, prepared)?;
+        if let Some(made) = made.filter(|_| mount.is_root()) {
+            self.root = RootDir::new(made);
+            self.last_parent = None;
+        }
+        Ok(())
     }
 
     /// Makes the mount at a path read-only; `/` is the root itself.

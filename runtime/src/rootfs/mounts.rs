@@ -46,22 +46,22 @@ const PROC_MOUNTS: [&str; 10] = [
     "proc/sys/crypto/fips_enabled",
 ];
 
-/// Makes one mount.
+/// Makes one mount. A bind or a new filesystem is returned, attached.
 ///
 /// # Errors
 /// A failure in runc's words: `error mounting "proc" to rootfs at "/proc": …`.
-pub fn mount(root: &RootDir, mount: &Mount, prepared: Option<Prepared>) -> Result<(), Failure> {
+pub fn mount(root: &RootDir, mount: &Mount, prepared: Option<Prepared>) -> Result<Option<OwnedFd>, Failure> {
     let result = match &mount.source {
         MountSource::Bind { path, reach } => bind(root, mount, path, *reach, prepared),
-        MountSource::Filesystem { kind, source } => filesystem(root, mount, kind, source, prepared),
+        MountSource::Filesystem { kind, source } => filesystem(root, mount, kind, source, prepared).map(Some),
         MountSource::CgroupV1 { views, namespaced, readonly } => {
             let show = if *namespaced { Show::Namespace } else { Show::OwnDirectory };
-            cgroups::v1(root, mount, views, show, *readonly)
+            cgroups::v1(root, mount, views, show, *readonly).map(|()| None)
         }
         MountSource::CgroupV2 { host_dir, readonly } => {
-            cgroups::v2(root, mount, host_dir.as_deref(), *readonly)
+            cgroups::v2(root, mount, host_dir.as_deref(), *readonly).map(|()| None)
         }
-        MountSource::RemountBind | MountSource::RemountFilesystem => remount(root, mount),
+        MountSource::RemountBind | MountSource::RemountFilesystem => remount(root, mount).map(|()| None),
     };
     result.map_err(|failure| {
         let source = match &mount.source {
@@ -87,7 +87,7 @@ fn filesystem(
     kind: &CStr,
     source: &CStr,
     prepared: Option<Prepared>,
-) -> Result<(), Failure> {
+) -> Result<OwnedFd, Failure> {
     let options = &mount.options;
     let (target, mode) = if kind == c"proc" || kind == c"sysfs" {
         (real_directory(root, &mount.destination, kind)?, None)
@@ -102,7 +102,8 @@ fn filesystem(
         new.mount2(options, target.as_fd())?;
         // mount(2) gives no descriptor of what it made.
         let made = root.open(&mount.destination, OFlag::O_PATH).during("open mount", String::new)?;
-        return adjust(made.as_fd(), options);
+        adjust(made.as_fd(), options)?;
+        return Ok(made);
     }
     let tree = match new.mount(options) {
         // A user namespace may mount these only if it owns the network and the pid namespace (crun #2178).
@@ -124,7 +125,8 @@ fn filesystem(
     if options.copy_up {
         super::copy::copy_tree(target.as_fd(), tree.as_fd())?;
     }
-    finish(tree, target.as_fd(), options)
+    finish(&tree, target.as_fd(), options)?;
+    Ok(tree)
 }
 
 fn raw(fd: &OwnedFd) -> u64 {
@@ -220,11 +222,13 @@ fn bind(
     path: &Path,
     reach: Reach,
     prepared: Option<Prepared>,
-) -> Result<(), Failure> {
+) -> Result<Option<OwnedFd>, Failure> {
     let source = || path.display().to_string();
     let links = mount.options.links;
     let tree = match prepared {
-        Some(Prepared::Link(target)) => return copy_link(root, &target, &mount.destination),
+        Some(Prepared::Link(target)) => {
+            return copy_link(root, &target, &mount.destination).map(|()| None);
+        }
         Some(Prepared::Source(tree)) => tree,
         prepared => match (open_source(path, reach, links), prepared) {
             (Err(e), Some(Prepared::HostTree(tree))) if e.raw_os_error() == Some(libc::EACCES) => tree,
@@ -234,7 +238,8 @@ fn bind(
     let target = bind_target(root, mount, tree.as_fd())?;
     check_not_in_proc(&mount.destination, target.as_fd(), Covers::Tree(tree.as_fd()))?;
     remount_attrs(tree.as_fd(), &mount.options)?;
-    finish(tree, target.as_fd(), &mount.options)
+    finish(&tree, target.as_fd(), &mount.options)?;
+    Ok(Some(tree))
 }
 
 /// A detached copy of what is at a host path.
@@ -269,7 +274,7 @@ fn copy_link(root: &RootDir, target: &Path, destination: &Path) -> Result<(), Fa
 }
 
 /// Recursive attributes and propagation, then the attach.
-pub(super) fn finish(tree: OwnedFd, target: BorrowedFd<'_>, options: &Options) -> Result<(), Failure> {
+pub(super) fn finish(tree: &OwnedFd, target: BorrowedFd<'_>, options: &Options) -> Result<(), Failure> {
     adjust(tree.as_fd(), options)?;
     move_mount(tree.as_fd(), target).during("attach mount", String::new)
 }
