@@ -272,7 +272,10 @@ fn ps_prints_a_table_and_json() {
     bundle.script("sleep 1001 & exec sleep 1000");
     let c = world.container(&bundle).started();
     wait_until("second process", || host::processes_in_cgroup(&c.id).len() == 2);
-    wait_until("exec", || c.simple("ps").ok().stdout.contains("sleep 1000"));
+    wait_until("both to be executed", || {
+        let table = c.simple("ps").ok().stdout;
+        table.contains("sleep 1000") && table.contains("sleep 1001")
+    });
 
     let json = c.call("ps", &["--format", "json"], &[]).run().ok().json();
     let pids: Vec<i32> = json.as_array().unwrap().iter().map(|pid| pid.as_i64().unwrap() as i32).collect();

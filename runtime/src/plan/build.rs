@@ -388,7 +388,7 @@ mod tests {
             let spec = spec(|c| c["mounts"] = serde_json::json!([mount]));
             plan(&spec, &request(), &Facts::default()).unwrap_err().to_string()
         };
-        assert!(broken(serde_json::json!({"destination": "/", "type": "tmpfs"})).contains("mounting over /"));
+        assert!(broken(serde_json::json!({"destination": "/", "type": "proc"})).contains("mounted over /"));
         assert!(broken(serde_json::json!({"destination": "/x"})).contains("type is required"));
         let data = serde_json::json!({"destination": "/x", "source": "/y", "options": ["bind", "size=1"]});
         assert!(broken(data).contains("cannot have any filesystem-specific options applied: size"));
