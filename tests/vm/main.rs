@@ -5,8 +5,11 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 mod apparmor;
+mod legacy;
 mod limits;
 mod systemd;
+mod unit;
+mod user;
 
 /// The cgroup v2 directory of a process.
 fn cgroup_of(pid: i32) -> PathBuf {

@@ -20,9 +20,10 @@ pub enum Error {
     /// `--systemd-cgroup` where PID 1 is something else (wording of runc).
     #[error("systemd not running on this host, cannot use systemd cgroups manager")]
     NoSystemd,
-    /// `--systemd-cgroup` on a host whose cgroups are not v2 alone.
-    #[error("the systemd cgroup driver needs cgroup v2: this host has cgroup v1 hierarchies")]
-    SystemdOnV1,
+    /// `--systemd-cgroup` of an ordinary user on a host whose cgroups are not v2 alone (wording of runc): v1
+    /// hierarchies are not delegated.
+    #[error("cannot use rootless systemd cgroups manager on cgroup v1")]
+    UserSystemdOnV1,
     /// systemd can't be reached.
     #[error("connect to systemd for unit {unit:?}: {tried}")]
     NoBus {

@@ -183,12 +183,24 @@ impl Member {
         }
     }
 
-    /// Takes over the directory that systemd has just made.
+    /// Takes over the directory that systemd has just made. On v1 it makes none in the hierarchies of controllers
+    /// that it does not use (cpuset, freezer…): they are made here.
     pub(super) fn adopt(&self) -> Result<(), Error> {
         self.made.get_or_init(|| Made::New);
+        if self.version == Version::V1 && !self.has_key("name=systemd") {
+            let fresh = self.mkdirs(&mut Vec::new())?;
+            let dir = self.dir()?;
+            return match self.mountpoint() {
+                Some(mountpoint) if self.has_key("cpuset") && fresh == Made::New => {
+                    v1::inherit_cpuset(dir, mountpoint)
+                }
+                _ => Ok(()),
+            };
+        }
         let dir = self.dir()?;
         // systemd enables those that a property needs or that are delegated: hugetlb, rdma and misc are not.
-        self.mountpoint().map_or(Ok(()), |mountpoint| v2::enable_all(dir, mountpoint))
+        let whole = self.mountpoint().filter(|mountpoint| *mountpoint == Path::new(layout::ROOT));
+        whole.map_or(Ok(()), |mountpoint| v2::enable_all(dir, mountpoint))
     }
 
     fn try_create(&self, made: &mut Vec<PathBuf>) -> Result<(), Error> {

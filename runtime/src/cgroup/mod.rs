@@ -115,21 +115,21 @@ impl Cgroup {
     /// manager.
     ///
     /// # Errors
-    /// [`Error::NoSystemd`], [`Error::SystemdOnV1`], [`Error::NotSystemdPath`], [`Error::InvalidName`],
+    /// [`Error::NoSystemd`], [`Error::UserSystemdOnV1`], [`Error::NotSystemdPath`], [`Error::InvalidName`],
     /// [`Error::Annotation`], [`Error::NoBus`].
     pub fn resolve_systemd(
         layout: &Layout,
         request: &UnitRequest<'_>,
         denied: OnDenied,
     ) -> Result<Cgroup, Error> {
-        let unit = Unit::new(request)?;
-        let [hierarchy] = layout.hierarchies() else { return Err(Error::SystemdOnV1) };
-        if layout.mode() != Mode::V2 {
-            return Err(Error::SystemdOnV1);
+        let mode = layout.mode();
+        let unit = Unit::new(request, mode)?;
+        let mut members = Vec::new();
+        for (hierarchy, dir) in unit.dirs(layout.hierarchies())? {
+            let Some(keys) = member::keys(hierarchy) else { continue };
+            members.push(Member::new(keys, hierarchy.version, dir, Some(hierarchy.clone())));
         }
-        let keys = member::keys(hierarchy).unwrap_or_default();
-        let member = Member::new(keys, hierarchy.version, unit.path().to_owned(), Some(hierarchy.clone()));
-        let (members, mode, unit) = (vec![member], Mode::V2, Some(Arc::new(unit)));
+        let unit = Some(Arc::new(unit));
         Ok(Cgroup { members, mode, rootless: denied, denied, not_ours: OnceLock::new(), unit })
     }
 
@@ -138,7 +138,7 @@ impl Cgroup {
     #[must_use]
     pub fn of_unit(mut self, names: UnitName, manager: Manager) -> Cgroup {
         let path = self.primary().map(|member| member.path().to_owned()).unwrap_or_default();
-        self.unit = Some(Arc::new(Unit::existing(names, manager, path)));
+        self.unit = Some(Arc::new(Unit::existing(names, manager, path, self.mode)));
         self
     }
 
@@ -238,7 +238,7 @@ impl Cgroup {
             return self.start_unit(unit, pid);
         }
         match member::attach(&self.members, pid, (OnDenied::Fail, OnDenied::Fail), self.mode) {
-            Err(e) if e.is_denied() => {
+            Err(e) if e.is_denied() && self.mode == Mode::V2 => {
                 let path = self.primary().map(Member::path).unwrap_or(Path::new(""));
                 unit.attach(path.strip_prefix(unit.path()).unwrap_or(Path::new("")), pid)?;
                 member::verify_all(&self.members, pid)
@@ -255,7 +255,11 @@ impl Cgroup {
             }
         })?;
         self.members.iter().try_for_each(Member::adopt)?;
-        if unit.is_slice() {
+        if self.mode != Mode::V2 {
+            // The process waits meanwhile, and must not be left out of a hierarchy that systemd does not use.
+            devices::apply(self, unit.device_rules().unwrap_or_default())?;
+        }
+        if unit.is_slice() || self.mode != Mode::V2 {
             return member::attach(&self.members, pid, (OnDenied::Fail, OnDenied::Fail), self.mode);
         }
         member::verify_all(&self.members, pid)
@@ -279,6 +283,10 @@ impl Cgroup {
     /// # Errors
     /// As [`Cgroup::apply`].
     pub fn apply_devices(&self, resources: &LinuxResources) -> Result<(), Error> {
+        if self.mode != Mode::V2 && self.unit.as_ref().is_some_and(|unit| unit.is_new()) {
+            // systemd has not made it yet: see `start_unit`.
+            return Ok(());
+        }
         devices::apply(self, resources.devices().as_deref().unwrap_or_default())
     }
 
@@ -298,12 +306,29 @@ impl Cgroup {
         if let Some(unit) = &self.unit {
             // Before systemd writes the limit, which would not ask.
             resources::check_before_update(self, resources)?;
-            unit.set(resources)?;
+            self.tell_systemd(unit, resources)?;
         }
         if let Some(rules) = resources.devices() {
             devices::update(self, rules)?;
         }
         resources::apply(self, resources)
+    }
+
+    /// Changes the unit's properties. On v1 systemd takes all devices away before it allows those of the new list:
+    /// nothing may run meanwhile.
+    fn tell_systemd(&self, unit: &Unit, resources: &LinuxResources) -> Result<(), Error> {
+        let freeze = self.mode != Mode::V2 && resources.devices().is_some() && !self.is_frozen()?;
+        if !freeze {
+            return unit.set(resources);
+        }
+        match self.freeze() {
+            // Without a freezer the container may be refused a device for a moment.
+            Err(Error::NoController(_)) => return unit.set(resources),
+            frozen => frozen?,
+        }
+        let set = unit.set(resources);
+        self.thaw()?;
+        set
     }
 
     /// `cgroup_paths` of state.json as runc writes it: controller to directory on v1 and hybrid, `""` for v2.

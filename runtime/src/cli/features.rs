@@ -49,7 +49,7 @@ pub fn document() -> Value {
                 "v1": true,
                 "v2": true,
                 "systemd": true,
-                "systemdUser": false,
+                "systemdUser": true,
                 "rdma": false,
             },
             "seccomp": {

@@ -114,9 +114,6 @@ fn systemd_cgroup(
     layout: &Layout,
     denied: OnDenied,
 ) -> Result<Cgroup> {
-    if runtime.rootless {
-        return Err(Error::Unsupported("the systemd cgroup driver for an ordinary user"));
-    }
     let none = LinuxResources::default();
     let linux = spec.linux().as_ref();
     let annotations = spec.annotations().iter().flatten();

@@ -2,7 +2,10 @@
 //! limits; what it has no property for is then written to the cgroup's files as by the cgroupfs driver.
 //!
 //! A hand-written client: the smallest kept crate (rustbus 0.19) brings 15 crates, a second nix and 128 KB of the
-//! 2 MB that a program may have, for the six methods that are called here. cgroup v2 only.
+//! 2 MB that a program may have, for the six methods that are called here.
+//!
+//! On v1 and hybrid systemd makes the cgroup in its own hierarchy and in those of the controllers that it needs; the
+//! rest are made by us at the same place (see [`super::Cgroup::attach`]).
 
 mod annotation;
 mod bus;
@@ -14,13 +17,14 @@ use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use oci_spec::runtime::LinuxResources;
+use oci_spec::runtime::{LinuxDeviceCgroup, LinuxResources};
 
 use super::dir::Deadline;
 use super::error::Error;
-use super::layout;
+use super::layout::{self, Hierarchy, Mode, ProcLine, parse_proc_cgroup};
 use bus::{Connection, Failure, Goal, Job};
 pub use name::UnitName;
+use properties::Tree;
 use wire::{Value, Writer};
 
 type Property = (String, Value);
@@ -71,14 +75,18 @@ pub(super) struct Unit {
     start: Option<Start>,
     addresses: Vec<bus::Address>,
     connection: Mutex<Option<Connection>>,
+    tree: Tree,
 }
 
 impl Unit {
     /// The unit that a new container is going to have.
-    pub(super) fn new(request: &UnitRequest<'_>) -> Result<Unit, Error> {
+    pub(super) fn new(request: &UnitRequest<'_>, mode: Mode) -> Result<Unit, Error> {
         // sd_booted(3). Without it there may be a bus and a socket, but nobody who makes cgroups.
         if !Path::new("/run/systemd/system").is_dir() {
             return Err(Error::NoSystemd);
+        }
+        if request.manager == Manager::User && mode != Mode::V2 {
+            return Err(Error::UserSystemdOnV1);
         }
         let names = UnitName::parse(request.id, request.cgroups_path)?;
         let mut properties = Vec::new();
@@ -87,23 +95,50 @@ impl Unit {
         }
         properties.sort_by(|(a, _), (b, _)| a.cmp(b));
         let start = Some(Start { resources: request.resources.clone(), properties });
-        let mut unit = Unit::of(names, request.manager, PathBuf::new(), start);
+        let mut unit = Unit::of(names, (request.manager, Tree::of(mode)), PathBuf::new(), start);
         unit.path = unit.place()?;
         Ok(unit)
     }
 
     /// The unit of a container that exists, from state.json.
-    pub(super) fn existing(names: UnitName, manager: Manager, path: PathBuf) -> Unit {
-        Unit::of(names, manager, path, None)
+    pub(super) fn existing(names: UnitName, manager: Manager, path: PathBuf, mode: Mode) -> Unit {
+        Unit::of(names, (manager, Tree::of(mode)), path, None)
     }
 
-    fn of(names: UnitName, manager: Manager, path: PathBuf, start: Option<Start>) -> Unit {
+    fn of(names: UnitName, (manager, tree): (Manager, Tree), path: PathBuf, start: Option<Start>) -> Unit {
         let addresses = bus::addresses(manager == Manager::User, |name| std::env::var(name).ok());
-        Unit { names, manager, path, start, addresses, connection: Mutex::new(None) }
+        Unit { names, manager, path, start, addresses, connection: Mutex::new(None), tree }
     }
 
     pub(super) fn path(&self) -> &Path {
         &self.path
+    }
+
+    /// Its directories in the hierarchies: below the cgroup of systemd's that is the top of each, the root unless
+    /// systemd itself runs in a container.
+    pub(super) fn dirs<'h>(
+        &self,
+        hierarchies: &'h [Hierarchy],
+    ) -> Result<Vec<(&'h Hierarchy, PathBuf)>, Error> {
+        if self.tree == Tree::Unified {
+            return Ok(hierarchies.iter().map(|hierarchy| (hierarchy, self.path.clone())).collect());
+        }
+        let place = self.path.strip_prefix(layout::ROOT).unwrap_or(&self.path);
+        let text = layout::read_proc("/proc/1/cgroup")?;
+        let lines = layout::parse_proc_cgroup(&text);
+        let dir = |hierarchy: &'h Hierarchy| {
+            let own = lines.iter().find(|line| line.is(hierarchy)).map_or("/", |line| line.path);
+            // PID 1 is in its scope since systemd 226.
+            let top = own.strip_suffix("/init.scope").unwrap_or(own);
+            (hierarchy, hierarchy.dir_of(Path::new("/").join(top).as_path()).join(place))
+        };
+        Ok(hierarchies.iter().map(dir).collect())
+    }
+
+    /// Device rules that a new unit is to have.
+    pub(super) fn device_rules(&self) -> Option<&[LinuxDeviceCgroup]> {
+        let start = self.start.as_ref()?;
+        Some(start.resources.devices().as_deref().unwrap_or_default())
     }
 
     pub(super) fn names(&self) -> &UnitName {
@@ -191,7 +226,8 @@ impl Unit {
     fn holds(&self, pid: i32) -> bool {
         let text = layout::read_proc(&format!("/proc/{pid}/cgroup")).unwrap_or_default();
         let Ok(own) = self.path.strip_prefix(layout::ROOT) else { return false };
-        text.lines().filter_map(|line| line.strip_prefix("0::/")).any(|path| Path::new(path) == own)
+        let by_systemd = |line: &ProcLine<'_>| matches!(line.controllers.as_slice(), [] | ["name=systemd"]);
+        parse_proc_cgroup(&text).iter().any(|line| by_systemd(line) && Path::new(line.path).ends_with(own))
     }
 
     fn start_properties(&self, pid: i32) -> Result<Vec<Property>, Error> {
@@ -209,14 +245,14 @@ impl Unit {
             // One that failed (by the OOM killer) is forgotten too, else its name would stay taken. systemd 236.
             all.push(property("CollectMode", Value::Text("inactive-or-failed".to_owned())));
         }
-        for name in ["MemoryAccounting", "CPUAccounting", "IOAccounting", "TasksAccounting"] {
+        for name in self.tree.accounting() {
             all.push(property(name, Value::Bool(true)));
         }
         all.push(property("DefaultDependencies", Value::Bool(false)));
         if let Some(start) = &self.start {
             all.extend(start.properties.iter().cloned());
             all.extend(properties::of_devices(&start.resources)?);
-            all.extend(properties::of_resources(&start.resources, &mut || self.version())?);
+            all.extend(properties::of_resources(&start.resources, self.tree, &mut || self.version())?);
         }
         Ok(all)
     }
@@ -227,7 +263,7 @@ impl Unit {
         if resources.devices().is_some() {
             changed.extend(properties::of_devices(resources)?);
         }
-        changed.extend(properties::of_resources(resources, &mut || self.version())?);
+        changed.extend(properties::of_resources(resources, self.tree, &mut || self.version())?);
         if changed.is_empty() {
             return Ok(());
         }

@@ -8,6 +8,7 @@ use oci_spec::runtime::{LinuxCpu, LinuxMemory, LinuxResources};
 use super::Property;
 use super::wire::Value;
 use crate::cgroup::error::Error;
+use crate::cgroup::layout::Mode;
 use crate::cgroup::{convert, devices};
 
 /// systemd's infinity.
@@ -16,6 +17,28 @@ const INFINITY: u64 = u64::MAX;
 const DEFAULT_PERIOD: u64 = 100_000;
 /// systemd keeps the quota in percent of a CPU: a hundredth of a second per second.
 const PERCENT: u64 = 10_000;
+
+/// Which properties the manager acts on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Tree {
+    /// cgroup v2.
+    Unified,
+    /// v1 and hybrid, whose controllers are v1's. systemd up to 257.
+    Legacy,
+}
+
+impl Tree {
+    /// That of a host's layout.
+    pub(super) fn of(mode: Mode) -> Tree {
+        if mode == Mode::V2 { Tree::Unified } else { Tree::Legacy }
+    }
+
+    /// What turns the accounting of every container on, so that its counters are there.
+    pub(super) fn accounting(self) -> [&'static str; 4] {
+        let io = if self == Tree::Unified { "IOAccounting" } else { "BlockIOAccounting" };
+        ["MemoryAccounting", "CPUAccounting", io, "TasksAccounting"]
+    }
+}
 
 /// Versions that brought a property.
 mod since {
@@ -36,17 +59,31 @@ fn text(name: &str, text: &str) -> Property {
 /// The properties; `version` asks systemd for its version and is called only where it matters.
 pub(super) fn of_resources(
     resources: &LinuxResources,
+    tree: Tree,
     version: &mut dyn FnMut() -> Result<u32, Error>,
 ) -> Result<Vec<Property>, Error> {
     let mut properties = Vec::new();
     if let Some(memory) = resources.memory() {
-        properties.extend(of_memory(memory)?);
+        properties.extend(match tree {
+            Tree::Unified => of_memory(memory)?,
+            Tree::Legacy => signed("MemoryLimit", memory.limit()).into_iter().collect(),
+        });
     }
     if let Some(cpu) = resources.cpu() {
+        properties.extend(match tree {
+            Tree::Unified => cpu_weight(cpu, version)?,
+            Tree::Legacy => cpu_shares(cpu),
+        });
         properties.extend(of_cpu(cpu, version)?);
     }
     if let Some(pids) = resources.pids() {
         properties.push(number("TasksMax", limit(&convert::pids_max(pids.limit()))?));
+    }
+    if tree == Tree::Legacy {
+        let weight = resources.block_io().as_ref().and_then(|io| io.weight()).filter(|weight| *weight != 0);
+        properties.extend(weight.map(|weight| number("BlockIOWeight", u64::from(weight))));
+        // `unified` is refused on v1 when the limits are written.
+        return Ok(properties);
     }
     // By name, so that the same config gives the same call.
     let unified: BTreeMap<_, _> = resources.unified().iter().flatten().collect();
@@ -87,15 +124,32 @@ fn of_memory(memory: &LinuxMemory) -> Result<Vec<Property>, Error> {
     set.map(|(name, value)| Ok(number(name, limit(&value)?))).collect()
 }
 
+/// A limit of v1's kind: 0 is none, and any negative number no limit.
+fn signed(name: &str, limit: Option<i64>) -> Option<Property> {
+    let limit = limit.filter(|limit| *limit != 0)?;
+    Some(number(name, u64::try_from(limit).unwrap_or(INFINITY)))
+}
+
+fn cpu_weight(
+    cpu: &LinuxCpu,
+    version: &mut dyn FnMut() -> Result<u32, Error>,
+) -> Result<Option<Property>, Error> {
+    let weight = if cpu.idle() == Some(1) && version()? >= since::CPU_IDLE {
+        Some(0)
+    } else {
+        cpu.shares().and_then(convert::cpu_weight)
+    };
+    Ok(weight.map(|weight| number("CPUWeight", weight)))
+}
+
+/// systemd refuses what the kernel puts into its range.
+fn cpu_shares(cpu: &LinuxCpu) -> Option<Property> {
+    let shares = cpu.shares().filter(|shares| *shares != 0)?;
+    Some(number("CPUShares", shares.clamp(2, 262_144)))
+}
+
 fn of_cpu(cpu: &LinuxCpu, version: &mut dyn FnMut() -> Result<u32, Error>) -> Result<Vec<Property>, Error> {
-    let mut properties = Vec::new();
-    let weight = cpu.shares().and_then(convert::cpu_weight);
-    if cpu.idle() == Some(1) && version()? >= since::CPU_IDLE {
-        properties.push(number("CPUWeight", 0));
-    } else if let Some(weight) = weight {
-        properties.push(number("CPUWeight", weight));
-    }
-    properties.extend(quota(cpu.quota().unwrap_or(0), cpu.period().unwrap_or(0), version)?);
+    let mut properties = quota(cpu.quota().unwrap_or(0), cpu.period().unwrap_or(0), version)?;
     for (field, name, list) in [
         ("linux.resources.cpu.cpus", "AllowedCPUs", cpu.cpus()),
         ("linux.resources.cpu.mems", "AllowedMemoryNodes", cpu.mems()),
@@ -214,7 +268,7 @@ mod tests {
     use serde_json::json;
 
     fn of(resources: serde_json::Value) -> Result<Vec<Property>, Error> {
-        of_resources(&serde_json::from_value(resources).unwrap(), &mut || Ok(257))
+        of_resources(&serde_json::from_value(resources).unwrap(), Tree::Unified, &mut || Ok(257))
     }
 
     fn numbers(list: &[(&str, u64)]) -> Vec<Property> {
@@ -262,8 +316,33 @@ mod tests {
     #[test]
     fn an_old_systemd_is_not_asked_for_what_it_lacks() {
         let resources = json!({"cpu": {"quota": 10, "period": 100, "cpus": "0", "idle": 1, "shares": 2}});
-        let old = of_resources(&serde_json::from_value(resources).unwrap(), &mut || Ok(241)).unwrap();
+        let resources = serde_json::from_value(resources).unwrap();
+        let old = of_resources(&resources, Tree::Unified, &mut || Ok(241)).unwrap();
         assert_eq!(old, numbers(&[("CPUWeight", 1), ("CPUQuotaPerSecUSec", 100_000)]));
+    }
+
+    #[test]
+    fn v1_has_properties_of_its_own() {
+        let table = [
+            (json!({"memory": {"limit": 64, "reservation": 32, "swap": 96}}), vec![("MemoryLimit", 64)]),
+            (json!({"memory": {"limit": -1}}), vec![("MemoryLimit", INFINITY)]),
+            (json!({"memory": {"limit": 0}}), vec![]),
+            (
+                json!({"cpu": {"shares": 1024, "quota": 25_000}}),
+                vec![("CPUShares", 1024), ("CPUQuotaPerSecUSec", 250_000)],
+            ),
+            (json!({"cpu": {"shares": 1}}), vec![("CPUShares", 2)]),
+            (json!({"blockIO": {"weight": 300}}), vec![("BlockIOWeight", 300)]),
+            (json!({"pids": {"limit": 50}}), vec![("TasksMax", 50)]),
+            (json!({"unified": {"memory.max": "5"}}), vec![]),
+        ];
+        for (resources, expected) in table {
+            let shown = resources.to_string();
+            let resources = serde_json::from_value(resources).unwrap();
+            let got = of_resources(&resources, Tree::Legacy, &mut || Ok(257)).unwrap();
+            assert_eq!(got, numbers(&expected), "{shown}");
+        }
+        assert_eq!(Tree::of(Mode::Hybrid).accounting()[2], "BlockIOAccounting");
     }
 
     #[test]

@@ -30,7 +30,7 @@ impl Stand {
         let names = UnitName { slice: String::new(), prefix: "p".into(), name: "n".into() };
         let start = Start { resources: LinuxResources::default(), properties: Vec::new() };
         let path = PathBuf::from("/sys/fs/cgroup/system.slice/p-n.scope");
-        let mut unit = Unit::of(names, Manager::System, path, Some(start));
+        let mut unit = Unit::of(names, (Manager::System, Tree::Unified), path, Some(start));
         let text = format!("unix:path={}", self.dir.path().join("bus").display());
         unit.addresses = vec![Address { text, peer }];
         unit
