@@ -105,7 +105,7 @@ pub fn spawn(launch: Launch<'_>) -> Result<Spawned> {
                 hook_output: launch.hook_output,
                 preserve_fds: launch.preserve_fds,
                 prepared,
-                hide: is_ordinary_user() && plan.id_maps.is_some(),
+                hide: plan.id_maps.is_some() && is_ordinary_user(),
                 // Not in a container that runs: its processes could look into this one while it is dumpable.
                 listener: word
                     .map(|word| Handover { word, show: is_ordinary_user() && launch.enter.is_none() }),
@@ -198,7 +198,7 @@ fn entry(launch: &Launch<'_>) -> Entry {
 /// ([`InitContext::hide`]): until then no process of another user namespace than the runtime's has rights over
 /// it (ptrace(2), "Ptrace access mode checking"). Else it must be done before any namespace is joined.
 fn hide(plan: &Plan, proc: &ProcFs) -> std::result::Result<(), Failure> {
-    if !is_ordinary_user() || plan.id_maps.is_some() {
+    if plan.id_maps.is_some() || !is_ordinary_user() {
         return Ok(());
     }
     super::outside::set_own_oom_score(plan, proc)?;

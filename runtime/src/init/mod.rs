@@ -239,18 +239,28 @@ impl Init<'_> {
     }
 
     fn user_files(&mut self, uid: u32, cwd: &Path) -> Result<(), Failure> {
-        rootfs::settle_stdio(self.rootfs.as_ref(), uid)?;
+        let fds = self.open_descriptors()?;
+        rootfs::settle_stdio(self.rootfs.as_ref(), uid, &fds)?;
         if let Some(rootfs) = &self.rootfs {
             identity::make_cwd(rootfs.root(), cwd)?;
         }
         if self.context.plan.program.set_home {
             let home = match &self.rootfs {
-                Some(rootfs) => program::home(rootfs.root(), uid),
-                None => program::home(&program::current_root().during("open", || "/")?, uid),
+                Some(rootfs) => program::home(rootfs.root(), &fds, uid),
+                None => program::home(&program::current_root().during("open", || "/")?, &fds, uid),
             };
             self.env.push(home_variable(&home));
         }
+        self.descriptors = Some(fds);
         Ok(())
+    }
+
+    /// `/proc/self/fd`, opened once.
+    fn open_descriptors(&mut self) -> Result<Descriptors, Failure> {
+        match self.descriptors.take() {
+            Some(open) => Ok(open),
+            None => self.context.proc.descriptors().during("open", || "/proc/self/fd"),
+        }
     }
 
     fn rootfs(&self) -> Result<&Rootfs, Failure> {
@@ -279,7 +289,11 @@ impl Init<'_> {
     fn mount(&mut self, mount: &Mount) -> Result<(), Failure> {
         let prepared = self.context.prepared.remove(&self.mounted);
         self.mounted += 1;
-        self.rootfs_mut()?.mount(mount, prepared)
+        let rootfs = self
+            .rootfs
+            .as_mut()
+            .ok_or_else(|| Failure::other("plan", "", "a step needs the rootfs before it is open"))?;
+        rootfs.mount(mount, prepared, &self.context.proc)
     }
 
     fn switch_root(&self, how: SwitchRoot) -> Result<(), Failure> {
@@ -303,7 +317,7 @@ impl Init<'_> {
                 &fresh
             }
         };
-        let console = Console::open(root, size)?;
+        let console = Console::open(root, &self.context.proc, size)?;
         if bind {
             console.bind(root)?;
         }
@@ -354,7 +368,7 @@ impl Init<'_> {
     fn seccomp(&mut self) -> Result<(), Failure> {
         self.close_at_exec()?;
         if matches!(self.context.gate, Gate::Fifo(_)) && self.started.is_none() {
-            self.descriptors = Some(self.context.proc.descriptors().during("open", || "/proc/self/fd")?);
+            self.descriptors = Some(self.open_descriptors()?);
         }
         let filter = match self.filter.take() {
             Some(filter) => filter,

@@ -3,6 +3,7 @@
 use std::ffi::{CStr, CString};
 use std::fs::File;
 use std::io::{BufRead, BufReader, Read};
+use std::os::fd::AsFd;
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
@@ -11,7 +12,7 @@ use nix::sys::stat::{Mode, fstat, stat};
 use nix::unistd::{AccessFlags, access};
 
 use super::Failure;
-use crate::path::RootDir;
+use crate::path::{Descriptors, RootDir};
 use crate::plan::Program;
 
 /// Finds the program as Go's exec.LookPath does, as the user that will run it.
@@ -90,13 +91,13 @@ const MAX_PASSWD: u64 = 1 << 20;
 
 /// The home directory of a user by the container's /etc/passwd; `/` when there is none.
 #[must_use]
-pub fn home(root: &RootDir, uid: u32) -> String {
-    // O_NONBLOCK: a FIFO in its place must not hang the runtime.
-    let file = root.open(Path::new("/etc/passwd"), OFlag::O_RDONLY | OFlag::O_NONBLOCK | OFlag::O_NOCTTY);
-    let Ok(file) = file else { return "/".to_owned() };
+pub fn home(root: &RootDir, fds: &Descriptors, uid: u32) -> String {
+    // Looked at before it is opened: a FIFO or a device in its place must do nothing.
+    let Ok(file) = root.open(Path::new("/etc/passwd"), OFlag::O_PATH) else { return "/".to_owned() };
     if fstat(&file).map_or(true, |stat| stat.st_mode & libc::S_IFMT != libc::S_IFREG) {
         return "/".to_owned();
     }
+    let Ok(file) = fds.reopen(file.as_fd(), OFlag::O_RDONLY) else { return "/".to_owned() };
     let mut text = Vec::new();
     if File::from(file).take(MAX_PASSWD).read_to_end(&mut text).is_err() {
         return "/".to_owned();

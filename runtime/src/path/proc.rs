@@ -87,6 +87,12 @@ impl Descriptors {
     }
 }
 
+impl AsFd for Descriptors {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.0.as_fd()
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

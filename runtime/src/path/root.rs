@@ -7,7 +7,7 @@ use std::path::{Component, Path};
 
 use nix::errno::Errno;
 use nix::fcntl::{OFlag, OpenHow, ResolveFlag, openat2, readlinkat};
-use nix::sys::stat::{Mode, mkdirat};
+use nix::sys::stat::{Mode, fstat, mkdirat};
 
 /// What [`RootDir::ensure`] makes when there is nothing at a path.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -121,6 +121,26 @@ impl RootDir {
                 real(path)
             }
             other => other,
+        }
+    }
+
+    /// As [`RootDir::ensure`] for a file that may not be reached through a symlink of its own name.
+    ///
+    /// # Errors
+    /// ELOOP for a symlink, EISDIR for a directory, and those of [`RootDir::ensure`].
+    pub fn ensure_real_file(&self, path: &Path) -> io::Result<OwnedFd> {
+        let (dir, name) = self.ensure_parent(path)?;
+        match create_at(dir.as_fd(), name, Create::File) {
+            Err(e) if e.raw_os_error() == Some(libc::EEXIST) => {}
+            other => return other,
+        }
+        let flags = OFlag::O_PATH | OFlag::O_NOFOLLOW;
+        let there =
+            resolve(dir.as_fd(), Path::new(name), flags, Mode::empty(), ResolveFlag::RESOLVE_BENEATH)?;
+        match fstat(&there)?.st_mode & libc::S_IFMT {
+            libc::S_IFLNK => Err(io::Error::from_raw_os_error(libc::ELOOP)),
+            libc::S_IFDIR => Err(io::Error::from_raw_os_error(libc::EISDIR)),
+            _ => Ok(there),
         }
     }
 
@@ -243,6 +263,19 @@ mod tests {
         symlink("a", dir.path().join("b")).unwrap();
         let error = root.ensure(Path::new("a/x"), Create::Directory).unwrap_err();
         assert_eq!(error.raw_os_error(), Some(libc::ELOOP));
+    }
+
+    #[test]
+    fn a_real_file_is_no_link() {
+        let (dir, root) = root();
+        let path = Path::new("/dev/console");
+        root.ensure_real_file(path).unwrap();
+        root.ensure_real_file(path).unwrap();
+        assert!(dir.path().join("dev/console").is_file());
+        symlink("console", dir.path().join("dev/link")).unwrap();
+        let error = |path| root.ensure_real_file(Path::new(path)).unwrap_err().raw_os_error();
+        assert_eq!(error("/dev/link"), Some(libc::ELOOP));
+        assert_eq!(error("/dev"), Some(libc::EISDIR));
     }
 
     #[test]

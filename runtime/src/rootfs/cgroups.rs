@@ -63,7 +63,7 @@ pub(super) fn v2(
         // What is above the container's directory belongs to others (CVE-2023-25809).
         keep_attrs(tree.as_fd(), attr::RDONLY, Reach::Tree)?;
     }
-    finish(&tree, target.as_fd(), &mount.options)
+    finish(tree, target.as_fd(), &mount.options).map(drop)
 }
 
 /// A tmpfs with one directory for each v1 hierarchy, and links for joint controllers (cpu → cpu,cpuacct).

@@ -1,7 +1,7 @@
 //! Device nodes and links below /dev.
 
 use std::io;
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::Path;
 
 use nix::errno::Errno;
@@ -11,7 +11,7 @@ use nix::unistd::{Gid, Uid, fchownat, symlinkat};
 
 use super::Rootfs;
 use crate::init::{Context, Failure};
-use crate::path::Create;
+use crate::path::{Create, Descriptors};
 use crate::plan::Device;
 use crate::sys::mount::{Reach, clone_tree, move_mount};
 
@@ -108,13 +108,21 @@ impl Rootfs {
 ///
 /// # Errors
 /// EIO and the like; a refused chown is no error where the file system has no owners to change.
-pub fn settle_stdio(root: Option<&Rootfs>, uid: u32) -> Result<(), Failure> {
+pub fn settle_stdio(root: Option<&Rootfs>, uid: u32, fds: &Descriptors) -> Result<(), Failure> {
+    // The container's, looked up once.
+    let mut null: Option<Option<OwnedFd>> = None;
     for number in 0..=2 {
         let fd = crate::sys::fs::borrow(number);
         let Ok(stat) = fstat(fd) else { continue };
         if stat.st_mode & libc::S_IFMT == libc::S_IFCHR && stat.st_rdev == libc::makedev(1, 3) {
             if let Some(rootfs) = root {
-                reopen_null(rootfs, number)?;
+                let own = match &mut null {
+                    Some(own) => own,
+                    none => none.insert(own_null(rootfs, fds)?),
+                };
+                if let Some(own) = own {
+                    crate::sys::fs::dup_onto(own.as_fd(), number).during("reopen", || "/dev/null")?;
+                }
             }
         } else if stat.st_uid != uid {
             match nix::unistd::fchown(fd, Some(Uid::from_raw(uid)), None) {
@@ -127,14 +135,13 @@ pub fn settle_stdio(root: Option<&Rootfs>, uid: u32) -> Result<(), Failure> {
     Ok(())
 }
 
-fn reopen_null(rootfs: &Rootfs, number: i32) -> Result<(), Failure> {
-    let path = Path::new("/dev/null");
-    // A container without /dev/null keeps the host's.
-    let Ok(null) = rootfs.root().open(path, OFlag::O_RDWR) else { return Ok(()) };
-    let stat = fstat(&null).during("stat", || "/dev/null")?;
+/// The container's /dev/null; without one it keeps the host's. Verified before it is opened: an image may have any
+/// device there, and to open one is to use it.
+fn own_null(rootfs: &Rootfs, fds: &Descriptors) -> Result<Option<OwnedFd>, Failure> {
+    let Ok(node) = rootfs.root().open(Path::new("/dev/null"), OFlag::O_PATH) else { return Ok(None) };
+    let stat = fstat(&node).during("stat", || "/dev/null")?;
     if stat.st_mode & libc::S_IFMT != libc::S_IFCHR || stat.st_rdev != libc::makedev(1, 3) {
-        return Ok(());
+        return Ok(None);
     }
-    debug_assert_ne!(null.as_raw_fd(), number);
-    crate::sys::fs::dup_onto(null.as_fd(), number).during("reopen", || "/dev/null")
+    Ok(fds.reopen(node.as_fd(), OFlag::O_RDWR).ok())
 }

@@ -6,9 +6,10 @@ use std::path::Path;
 
 use nix::mount::{MsFlags, mount};
 use nix::sys::stat::fstat;
+use nix::unistd::fchdir;
 
 use crate::init::{Context, Failure};
-use crate::path::{Create, Found, RootDir};
+use crate::path::{Create, Found, ProcFs, RootDir};
 use crate::plan::Options;
 use crate::sys::mount::{
     fsconfig_create, fsconfig_flag, fsconfig_reconfigure, fsconfig_string, fsmount, fsopen, fspick,
@@ -54,11 +55,12 @@ impl New<'_> {
 }
 
 impl New<'_> {
-    /// Mounts it on a descriptor by mount(2), whose options are one page.
+    /// Mounts it on a descriptor by mount(2), whose options are one page. The descriptor is named through the host's
+    /// procfs, since the /proc of a container may be anything; the working directory changes.
     ///
     /// # Errors
     /// Those of mount(2).
-    pub fn mount2(&self, options: &Options, target: BorrowedFd<'_>) -> Result<(), Failure> {
+    pub fn mount2(&self, options: &Options, target: BorrowedFd<'_>, proc: &ProcFs) -> Result<(), Failure> {
         let name = || self.kind.to_string_lossy().into_owned();
         let mut data: Vec<Vec<u8>> = Vec::new();
         if let Some(mode) = self.mode.filter(|_| !has(options, c"mode")) {
@@ -72,8 +74,8 @@ impl New<'_> {
             data.push([key.as_bytes(), &value.unwrap_or_default()].concat());
         }
         let data = text(data.join(&b','))?;
-        // The host's procfs: the root has not changed yet.
-        let path = format!("/proc/self/fd/{}", target.as_raw_fd());
+        proc.descriptors().and_then(|fds| Ok(fchdir(fds.as_fd())?)).during("mount", name)?;
+        let path = target.as_raw_fd().to_string();
         let flags = MsFlags::from_bits_truncate(options.flags);
         mount(Some(self.source), path.as_str(), Some(self.kind), flags, Some(data.as_c_str()))
             .during("mount", name)

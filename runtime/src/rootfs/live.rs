@@ -8,7 +8,7 @@ use nix::mount::{MntFlags, umount2};
 use nix::sys::stat::fstat;
 use nix::unistd::fchdir;
 
-use super::mounts::{Prepared, keep_attrs, mount};
+use super::mounts::{Paths, Prepared, Site, keep_attrs, mount};
 use crate::init::{Context, Failure};
 use crate::path::{ProcFs, RootDir};
 use crate::plan::{Mount, MountSource, attr};
@@ -18,16 +18,24 @@ use crate::sys::mount::{Reach, is_mount_root};
 ///
 /// # Errors
 /// As at create.
-pub fn add(root: &RootDir, planned: &Mount, prepared: Option<Prepared>) -> Result<(), Failure> {
+pub fn add(
+    root: &RootDir,
+    planned: &Mount,
+    prepared: Option<Prepared>,
+    proc: &ProcFs,
+) -> Result<(), Failure> {
+    let site = Site { root, proc, paths: Paths::Container };
     let is_new = matches!(planned.source, MountSource::Filesystem { .. });
     if !(is_new && planned.options.copy_up && planned.options.readonly()) {
-        return mount(root, planned, prepared).map(drop);
+        return mount(site, planned, prepared).map(drop);
     }
     let writable = Mount { options: planned.options.clone().writable(), ..planned.clone() };
-    mount(root, &writable, prepared)?;
-    let name = || planned.destination.display().to_string();
-    let made = root.open(&planned.destination, OFlag::O_PATH).during("make read-only", name)?;
-    keep_attrs(made.as_fd(), attr::RDONLY, Reach::One)
+    match mount(site, &writable, prepared)? {
+        Some(made) => keep_attrs(made.as_fd(), attr::RDONLY, Reach::One),
+        None => {
+            Err(Failure::other("make read-only", planned.destination.display().to_string(), "not mounted"))
+        }
+    }
 }
 
 /// Detaches the mount at a destination.
@@ -48,7 +56,7 @@ pub fn remove(root: &RootDir, destination: &Path, proc: &ProcFs) -> Result<(), F
     if (here.st_dev, here.st_ino) == (top.st_dev, top.st_ino) {
         return Err(Failure::other(step, name(), "that is the container's root"));
     }
-    let fds = proc.open(Path::new("self/fd"), OFlag::O_PATH | OFlag::O_DIRECTORY).during(step, name)?;
-    fchdir(&fds).during(step, name)?;
+    let fds = proc.descriptors().during(step, name)?;
+    fchdir(fds.as_fd()).during(step, name)?;
     umount2(there.as_raw_fd().to_string().as_str(), MntFlags::MNT_DETACH).during(step, name)
 }

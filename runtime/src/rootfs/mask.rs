@@ -4,7 +4,6 @@ use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::Path;
 
-use nix::fcntl::OFlag;
 use nix::sys::stat::fstat;
 
 use super::Rootfs;
@@ -43,7 +42,7 @@ impl Rootfs {
     }
 
     fn existing(&self, path: &Path) -> Result<Option<OwnedFd>, Failure> {
-        match self.root().open(path, OFlag::O_PATH) {
+        match self.open_inside(path) {
             Ok(target) => Ok(Some(target)),
             Err(e) if matches!(e.raw_os_error(), Some(libc::ENOENT | libc::ENOTDIR)) => Ok(None),
             Err(e) => Err(e).during("open", || path.display().to_string()),

@@ -13,22 +13,24 @@ mod mask;
 mod mounts;
 mod switch;
 
+use std::ffi::OsStr;
+use std::io;
 use std::os::fd::{AsFd, OwnedFd};
-use std::path::{Path, PathBuf};
+use std::path::{Component, Path, PathBuf};
 
 use nix::fcntl::{AT_FDCWD, OFlag};
 use nix::mount::MsFlags;
 use nix::sys::stat::Mode;
 
 use crate::init::{Context, Failure};
-use crate::path::RootDir;
+use crate::path::{ProcFs, RootDir};
 use crate::plan::Mount;
 use crate::sys::mount::{MountAttr, Reach, clone_tree, mount_setattr, move_mount};
 
 pub use console::Console;
 pub use devices::settle_stdio;
 pub use live::{add, remove};
-pub use mounts::{Prepared, open_source};
+pub use mounts::{Paths, Prepared, Site, open_source};
 pub use switch::{
     enter_root, hide_host_filesystems, host_propagation, set_propagation, switch_root, unescaped,
 };
@@ -41,6 +43,8 @@ pub struct Rootfs {
     null: Option<mask::MaskSource>,
     /// The empty read-only directory that hides directories: one superblock for all (runc #5275).
     empty: Option<mask::MaskSource>,
+    /// The roots of what is mounted on /proc and /sys.
+    kernel: Vec<(&'static str, RootDir)>,
     /// The directory in which the last node or link was made.
     last_parent: Option<(PathBuf, OwnedFd)>,
 }
@@ -67,7 +71,13 @@ impl Rootfs {
             nix::fcntl::open(path, OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC, Mode::empty())
                 .during("open rootfs", name)?;
         move_mount(tree.as_fd(), below.as_fd()).during("mount rootfs", name)?;
-        Ok(Rootfs { root: RootDir::new(tree), null: None, empty: None, last_parent: None })
+        Ok(Rootfs {
+            root: RootDir::new(tree),
+            null: None,
+            empty: None,
+            kernel: Vec::new(),
+            last_parent: None,
+        })
     }
 
     /// The root as a directory descriptor.
@@ -80,13 +90,47 @@ impl Rootfs {
     ///
     /// # Errors
     /// Those of the mount, in runc's words.
-    pub fn mount(&mut self, mount: &Mount, prepared: Option<Prepared>) -> Result<(), Failure> {
-        let made = mounts::mount(&self.root, mount, prepared)?;
-        if let Some(made) = made.filter(|_| mount.is_root()) {
-            self.root = RootDir::new(made);
-            self.last_parent = None;
+    pub fn mount(&mut self, mount: &Mount, prepared: Option<Prepared>, proc: &ProcFs) -> Result<(), Failure> {
+        let site = Site { root: &self.root, proc, paths: Paths::Host };
+        match mounts::mount(site, mount, prepared)? {
+            Some(made) if mount.is_root() => {
+                self.root = RootDir::new(made);
+                self.last_parent = None;
+                self.kernel.clear();
+            }
+            Some(made) => self.keep_mounted(&mount.destination, made),
+            None => {}
         }
         Ok(())
+    }
+
+    /// Keeps the root of what was mounted on /proc or /sys. Paths below those are looked up from here, since another
+    /// container that shares the rootfs may exchange the directory that is their mount point (CVE-2023-27561).
+    fn keep_mounted(&mut self, destination: &Path, tree: OwnedFd) {
+        let mut names = destination.components().filter_map(|part| match part {
+            Component::Normal(name) => Some(name),
+            _ => None,
+        });
+        let (first, None) = (names.next(), names.next()) else { return };
+        let Some(name) = ["proc", "sys"].into_iter().find(|name| first == Some(OsStr::new(name))) else {
+            return;
+        };
+        self.kernel.retain(|(kept, _)| *kept != name);
+        self.kernel.push((name, RootDir::new(tree)));
+    }
+
+    /// Opens what is at a path of the container; below /proc and /sys, what is in those very mounts.
+    fn open_inside(&self, path: &Path) -> io::Result<OwnedFd> {
+        let relative = path.strip_prefix("/").unwrap_or(path);
+        let upwards = relative.components().any(|part| part == Component::ParentDir);
+        for (name, mounted) in self.kernel.iter().filter(|_| !upwards) {
+            match relative.strip_prefix(name) {
+                Ok(below) if below.as_os_str().is_empty() => return mounted.as_fd().try_clone_to_owned(),
+                Ok(below) => return mounted.open(below, OFlag::O_PATH),
+                Err(_) => {}
+            }
+        }
+        self.root.open(path, OFlag::O_PATH)
     }
 
     /// Makes the mount at a path read-only; `/` is the root itself.
@@ -99,7 +143,7 @@ impl Rootfs {
         if path == Path::new("/") {
             return mount_setattr(self.root.as_fd(), &attr, Reach::One).during("make read-only", name);
         }
-        let target = self.root.open(path, OFlag::O_PATH).during("make read-only", name)?;
+        let target = self.open_inside(path).during("make read-only", name)?;
         mount_setattr(target.as_fd(), &attr, Reach::One).during("make read-only", name)
     }
 

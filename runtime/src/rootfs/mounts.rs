@@ -13,7 +13,7 @@ use nix::unistd::symlinkat;
 use super::cgroups::{self, Show};
 use super::filesystem::{New, reconfigure, target};
 use crate::init::{Context, Failure};
-use crate::path::{Create, RootDir};
+use crate::path::{Create, ProcFs, RootDir};
 use crate::plan::{Attrs, Links, Mount, MountSource, Options, attr};
 use crate::sys::fs::mount_flags;
 use crate::sys::mount::{MountAttr, Reach, clone_link, clone_tree, mount_setattr, move_mount};
@@ -46,14 +46,35 @@ const PROC_MOUNTS: [&str; 10] = [
     "proc/sys/crypto/fips_enabled",
 ];
 
-/// Makes one mount. A bind or a new filesystem is returned, attached.
+/// Whose paths the process sees that makes a mount.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Paths {
+    /// The host's: its root has not changed yet.
+    Host,
+    /// The container's, which may lead anywhere: no path is opened but in its root.
+    Container,
+}
+
+/// Where mounts are made.
+#[derive(Clone, Copy, Debug)]
+pub struct Site<'a> {
+    /// The container's root.
+    pub root: &'a RootDir,
+    /// The host's procfs.
+    pub proc: &'a ProcFs,
+    /// What other paths mean.
+    pub paths: Paths,
+}
+
+/// Makes one mount. Returns the root of what was mounted, for a bind and for a new filesystem.
 ///
 /// # Errors
 /// A failure in runc's words: `error mounting "proc" to rootfs at "/proc": …`.
-pub fn mount(root: &RootDir, mount: &Mount, prepared: Option<Prepared>) -> Result<Option<OwnedFd>, Failure> {
+pub fn mount(site: Site<'_>, mount: &Mount, prepared: Option<Prepared>) -> Result<Option<OwnedFd>, Failure> {
+    let root = site.root;
     let result = match &mount.source {
         MountSource::Bind { path, reach } => bind(root, mount, path, *reach, prepared),
-        MountSource::Filesystem { kind, source } => filesystem(root, mount, kind, source, prepared).map(Some),
+        MountSource::Filesystem { kind, source } => filesystem(site, mount, kind, source, prepared).map(Some),
         MountSource::CgroupV1 { views, namespaced, readonly } => {
             let show = if *namespaced { Show::Namespace } else { Show::OwnDirectory };
             cgroups::v1(root, mount, views, show, *readonly).map(|()| None)
@@ -82,13 +103,13 @@ pub fn mount(root: &RootDir, mount: &Mount, prepared: Option<Prepared>) -> Resul
 
 /// A new filesystem of this type.
 fn filesystem(
-    root: &RootDir,
+    site: Site<'_>,
     mount: &Mount,
     kind: &CStr,
     source: &CStr,
     prepared: Option<Prepared>,
 ) -> Result<OwnedFd, Failure> {
-    let options = &mount.options;
+    let (root, options) = (site.root, &mount.options);
     let (target, mode) = if kind == c"proc" || kind == c"sysfs" {
         (real_directory(root, &mount.destination, kind)?, None)
     } else {
@@ -99,15 +120,16 @@ fn filesystem(
     }
     let new = New { kind, source, label: mount.label.as_deref(), mode };
     if options.has_long_data() {
-        new.mount2(options, target.as_fd())?;
+        new.mount2(options, target.as_fd(), site.proc)?;
         // mount(2) gives no descriptor of what it made.
         let made = root.open(&mount.destination, OFlag::O_PATH).during("open mount", String::new)?;
-        adjust(made.as_fd(), options)?;
-        return Ok(made);
+        return adjust(made.as_fd(), options).map(|()| made);
     }
     let tree = match new.mount(options) {
         // A user namespace may mount these only if it owns the network and the pid namespace (crun #2178).
-        Err(failure) if failure.errno == libc::EPERM && host_view(kind).is_some() => {
+        Err(failure)
+            if failure.errno == libc::EPERM && site.paths == Paths::Host && host_view(kind).is_some() =>
+        {
             let tree = host_view(kind).and_then(|path| clone_tree(AT_FDCWD, path, Reach::Tree).ok());
             let fits = |tree: &OwnedFd| kind != c"proc" || shows_own_pids(tree.as_fd());
             let tree = tree.filter(fits).ok_or(failure)?;
@@ -125,8 +147,7 @@ fn filesystem(
     if options.copy_up {
         super::copy::copy_tree(target.as_fd(), tree.as_fd())?;
     }
-    finish(&tree, target.as_fd(), options)?;
-    Ok(tree)
+    finish(tree, target.as_fd(), options)
 }
 
 fn raw(fd: &OwnedFd) -> u64 {
@@ -238,8 +259,7 @@ fn bind(
     let target = bind_target(root, mount, tree.as_fd())?;
     check_not_in_proc(&mount.destination, target.as_fd(), Covers::Tree(tree.as_fd()))?;
     remount_attrs(tree.as_fd(), &mount.options)?;
-    finish(&tree, target.as_fd(), &mount.options)?;
-    Ok(Some(tree))
+    finish(tree, target.as_fd(), &mount.options).map(Some)
 }
 
 /// A detached copy of what is at a host path.
@@ -273,10 +293,11 @@ fn copy_link(root: &RootDir, target: &Path, destination: &Path) -> Result<(), Fa
     }
 }
 
-/// Recursive attributes and propagation, then the attach.
-pub(super) fn finish(tree: &OwnedFd, target: BorrowedFd<'_>, options: &Options) -> Result<(), Failure> {
+/// Recursive attributes and propagation, then the attach. The descriptor stays the mount's root.
+pub(super) fn finish(tree: OwnedFd, target: BorrowedFd<'_>, options: &Options) -> Result<OwnedFd, Failure> {
     adjust(tree.as_fd(), options)?;
-    move_mount(tree.as_fd(), target).during("attach mount", String::new)
+    move_mount(tree.as_fd(), target).during("attach mount", String::new)?;
+    Ok(tree)
 }
 
 fn adjust(tree: BorrowedFd<'_>, options: &Options) -> Result<(), Failure> {
