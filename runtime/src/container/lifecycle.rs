@@ -36,11 +36,19 @@ pub(super) fn load(runtime: &Runtime, id: &str) -> Result<Loaded> {
 
 /// Status as runc finds it: init's liveness, the FIFO, the freezer.
 pub(super) fn status(dir: &Dir, state: &State, cgroup: &Cgroup) -> Result<Status> {
-    if state.init_process_pid == 0 {
-        return Ok(Status::Creating);
+    match state.init_process_pid {
+        0 => Ok(Status::Creating),
+        _ => status_of(dir, state.live_init()?, || Ok(cgroup.is_frozen()?)),
     }
-    let Some(init) = state.live_init()? else { return Ok(Status::Stopped) };
-    if cgroup.is_frozen()? {
+}
+
+fn status_of(
+    dir: &Dir,
+    init: Option<ProcessStat>,
+    is_frozen: impl FnOnce() -> Result<bool>,
+) -> Result<Status> {
+    let Some(init) = init else { return Ok(Status::Stopped) };
+    if is_frozen()? {
         return Ok(Status::Paused);
     }
     Ok(match init.executed {
@@ -139,21 +147,22 @@ fn wait_for_gate(fifo: &mut File, init: &OwnedFd, said: &mut Vec<u8>) -> std::io
 }
 
 pub(super) fn state(runtime: &Runtime, id: &str) -> Result<ContainerState> {
-    describe(load(runtime, id)?)
-}
-
-fn describe(container: Loaded) -> Result<ContainerState> {
-    let Loaded { dir, state, status, .. } = container;
+    let dir = Dir::of(runtime, id)?;
+    let brief = dir.read_brief()?;
+    let status = match brief.pid {
+        0 => Status::Creating,
+        _ => status_of(&dir, brief.live_init()?, || Ok(brief.freezer()?.is_frozen()?))?,
+    };
     let owner_uid = std::fs::metadata(dir.path()).map_err(|e| Error::io("stat", dir.path(), e))?.uid();
     Ok(ContainerState {
-        oci_version: state.config.version.clone(),
-        pid: if status == Status::Stopped { 0 } else { state.init_process_pid },
+        pid: if status == Status::Stopped { 0 } else { brief.pid },
         status,
-        bundle: state.bundle(),
-        annotations: state.annotations(),
-        rootfs: state.config.rootfs,
-        created: state.created,
-        id: state.id,
+        bundle: brief.bundle(),
+        annotations: brief.annotations(),
+        oci_version: brief.version,
+        rootfs: brief.rootfs,
+        created: brief.created,
+        id: brief.id,
         owner_uid,
     })
 }
@@ -176,7 +185,7 @@ pub(super) fn ids(runtime: &Runtime) -> Result<Vec<String>> {
 pub(super) fn list(runtime: &Runtime) -> Result<Vec<ContainerState>> {
     let mut all = Vec::new();
     for id in ids(runtime)? {
-        match load(runtime, &id).and_then(describe) {
+        match state(runtime, &id) {
             Ok(container) => all.push(container),
             // Deleted meanwhile, or not a container's directory.
             Err(Error::NotFound) => {}

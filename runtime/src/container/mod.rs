@@ -10,6 +10,7 @@ use std::path::{Path, PathBuf};
 use oci_spec::runtime::{LinuxIntelRdt, LinuxResources, Mount, Process};
 
 mod activation;
+mod brief;
 mod checks;
 mod create;
 mod error;

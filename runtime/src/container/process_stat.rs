@@ -40,6 +40,11 @@ impl ProcessStat {
         }
     }
 
+    /// As [`ProcessStat::read`] for one process: `None` also when it is dead, or a later one has its pid.
+    pub fn of_process(pid: i32, start: u64) -> Result<Option<Self>> {
+        Ok(Self::read(pid)?.filter(|stat| stat.start == start && !matches!(stat.state, 'Z' | 'X')))
+    }
+
     fn parse(text: &[u8]) -> Option<Self> {
         // The command may hold spaces and parentheses: fields are counted from the last one.
         let end = text.iter().rposition(|byte| *byte == b')')?;

@@ -11,6 +11,7 @@ use oci_spec::runtime::{Hook, Hooks, LinuxIntelRdt, LinuxNamespaceType, Spec};
 use serde::{Deserialize, Serialize, Serializer};
 use serde_json::Value;
 
+use super::brief::{self, Brief};
 use super::idmap::{IdRange, is_ordinary_user};
 use super::process_stat::ProcessStat;
 use super::runc_config::RuncConfig;
@@ -344,16 +345,12 @@ impl State {
 
     /// Absolute path of the bundle.
     pub fn bundle(&self) -> PathBuf {
-        self.labels().find_map(|label| label.strip_prefix("bundle=")).map(PathBuf::from).unwrap_or_default()
+        brief::bundle(self.labels())
     }
 
     /// Annotations of config.json.
     pub fn annotations(&self) -> BTreeMap<String, String> {
-        let pairs = self.labels().filter_map(|label| label.split_once('='));
-        pairs
-            .filter(|(key, _)| *key != "bundle")
-            .map(|(key, value)| (key.to_owned(), value.to_owned()))
-            .collect()
+        brief::annotations(self.labels())
     }
 
     /// The container's config.json.
@@ -361,8 +358,8 @@ impl State {
         self.config_file.clone().unwrap_or_else(|| self.bundle().join("config.json"))
     }
 
-    fn labels(&self) -> impl Iterator<Item = &str> {
-        self.config.labels.iter().flatten().map(String::as_str)
+    fn labels(&self) -> &[String] {
+        self.config.labels.as_deref().unwrap_or_default()
     }
 
     /// Whether the container has a pid namespace of its own making, whose processes end with init.
@@ -378,8 +375,7 @@ impl State {
 
     /// What /proc says of init; `None` when it is gone, also when a later process has its pid.
     pub fn live_init(&self) -> Result<Option<ProcessStat>> {
-        let stat = ProcessStat::read(self.init_process_pid)?;
-        Ok(stat.filter(|stat| stat.start == self.init_process_start && !matches!(stat.state, 'Z' | 'X')))
+        ProcessStat::of_process(self.init_process_pid, self.init_process_start)
     }
 
     /// Hooks of a kind (`poststart`, `poststop`).
@@ -483,6 +479,15 @@ impl Dir {
     ///
     /// A file of another owner is refused (rule 16): who can write it names processes to be killed.
     pub fn read(&self) -> Result<State> {
+        self.parse(|text| serde_json::from_slice(text))
+    }
+
+    /// Reads what `state` and `list` print; as [`Dir::read`] else.
+    pub fn read_brief(&self) -> Result<Brief> {
+        self.parse(Brief::from_text)
+    }
+
+    fn parse<T>(&self, parse: fn(&[u8]) -> serde_json::Result<T>) -> Result<T> {
         let path = self.path.join(STATE_FILE);
         let missing = |e: std::io::Error| match e.kind() {
             std::io::ErrorKind::NotFound => Error::NotFound,
@@ -503,12 +508,12 @@ impl Dir {
         let room = usize::try_from(found.len()).unwrap_or(0).saturating_add(64);
         let mut text = Vec::with_capacity(room);
         (&mut file).take(u64::MAX).read_to_end(&mut text).map_err(missing)?;
-        serde_json::from_slice(&text).map_err(|e| Error::io("parse", &path, e.into()))
+        parse(&text).map_err(|e| Error::io("parse", &path, e.into()))
     }
 
     /// Writes state.json as a whole or not at all.
     pub fn write(&self, state: &State) -> Result<()> {
-        let text = serde_json::to_vec(state).map_err(|e| Error::io("write", &self.path, e.into()))?;
+        let text = Brief::with(state).map_err(|e| Error::io("write", &self.path, e.into()))?;
         write_atomically(&self.path.join(STATE_FILE), &text, 0o600)
     }
 
