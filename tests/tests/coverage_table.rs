@@ -12,8 +12,7 @@ use davit_tests::sources::{Source, root, words};
 use serde_json::Value;
 
 /// What may stand in the test column in place of tests, with the reason.
-const INSTEAD_OF_TESTS: [(&str, &str); 3] = [
-    ("issue: seccomp", "the rest of filters belongs to the issue on seccomp"),
+const INSTEAD_OF_TESTS: [(&str, &str); 2] = [
     ("issue: checkpoint", "checkpoint and restore have an issue of their own"),
     ("other platform", "the schema has it for Windows; on Linux it is not read, like every unknown key"),
 ];

@@ -68,6 +68,7 @@ fn first(command: &Command) -> First {
         "completion" => First::Words("bash zsh fish"),
         "explain" | "man" => First::Directory,
         "mounts" => First::Words("add remove"),
+        "seccomp" => First::Words("compile explain simulate"),
         _ if command.usage.contains("<container-id>") => First::Container,
         _ => First::Other,
     }

@@ -36,6 +36,7 @@ mod process;
 mod ps;
 mod resume;
 mod run;
+mod seccomp;
 mod signal;
 mod spec;
 mod start;
@@ -93,6 +94,7 @@ static COMMANDS: &[&Command] = &[
     &ps::COMMAND,
     &resume::COMMAND,
     &run::COMMAND,
+    &seccomp::COMMAND,
     &spec::COMMAND,
     &start::COMMAND,
     &state::COMMAND,

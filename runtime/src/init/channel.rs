@@ -148,6 +148,15 @@ impl Channel {
         Ok(())
     }
 
+    /// As [`Channel::tell`], with payload.
+    ///
+    /// # Errors
+    /// As [`Channel::tell`].
+    pub fn tell_with(&self, kind: Kind, payload: &[u8]) -> io::Result<()> {
+        nix::unistd::write(&self.fd, &[&[kind as u8], payload].concat())?;
+        Ok(())
+    }
+
     /// Waits for the next message from init and the descriptor that may come with it.
     ///
     /// # Errors

@@ -91,6 +91,10 @@ struct Init<'a> {
     descriptors: Option<Descriptors>,
     /// Whether all but the program's descriptors close at execve.
     closing: bool,
+    /// Whether a seccomp filter is in force.
+    filtered: bool,
+    /// Whether the program is safe from the runtime's end already.
+    independent: bool,
     /// exec.fifo's write end after the gate: it closes at execve, which tells `start` that the program
     /// runs, and takes the reason when it does not.
     started: Option<OwnedFd>,
@@ -112,6 +116,8 @@ pub fn run(context: InitContext<'_>) -> ! {
         filter: None,
         descriptors: None,
         closing: false,
+        filtered: false,
+        independent: false,
         started: None,
         caller_umask: nix::sys::stat::Mode::S_IWGRP | nix::sys::stat::Mode::S_IWOTH,
     };
@@ -122,6 +128,8 @@ pub fn run(context: InitContext<'_>) -> ! {
     match &init.started {
         // The runtime that made the container is gone; the one that started it reads here.
         Some(fifo) if nix::unistd::write(fifo, &failure.encode()).is_ok() => {}
+        // Filters for programs seldom allow sendmsg(2).
+        _ if init.filtered && init.context.channel.tell_with(Kind::Failed, &failure.encode()).is_ok() => {}
         _ => report(&init.context.channel, &failure),
     }
     crate::sys::process::exit_now(INIT_FAILED)
@@ -370,10 +378,15 @@ impl Init<'_> {
         if matches!(self.context.gate, Gate::Fifo(_)) && self.started.is_none() {
             self.descriptors = Some(self.open_descriptors()?);
         }
+        if matches!(self.context.plan.steps.last(), Some(Step::Seccomp)) && !self.context.plan.listener {
+            // Nothing but execve(2) is left to do then.
+            self.survive_runtime()?;
+        }
         let filter = match self.filter.take() {
             Some(filter) => filter,
             None => self.receive_filter()?,
         };
+        self.filtered = true;
         match &self.context.listener {
             Some(handover) if filter.notify => listener::load(&filter, handover, &self.context.channel),
             _ => crate::sys::seccomp::set_mode_filter(&filter.program, filter.flags)
@@ -431,12 +444,17 @@ impl Init<'_> {
         Ok(())
     }
 
-    fn exec(&mut self) -> Failure {
-        // exec.fifo's start, or `run`, must not end the program when the runtime exits.
-        if let Err(failure) = prctl::set_pdeathsig(0).during("clear parent death signal", String::new) {
-            return failure;
+    /// The end of `run`, or of `start`, must not end the program.
+    fn survive_runtime(&mut self) -> Result<(), Failure> {
+        if !self.independent {
+            prctl::set_pdeathsig(0).during("clear parent death signal", String::new)?;
+            self.independent = true;
         }
-        if let Err(failure) = self.close_at_exec() {
+        Ok(())
+    }
+
+    fn exec(&mut self) -> Failure {
+        if let Err(failure) = self.survive_runtime().and_then(|()| self.close_at_exec()) {
             return failure;
         }
         match &self.program {

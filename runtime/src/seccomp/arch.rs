@@ -36,6 +36,34 @@ impl Abi {
         }
     }
 
+    /// Its name on the command line.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Abi::X86_64 => "x86_64",
+            Abi::X32 => "x32",
+            Abi::X86 => "x86",
+            Abi::Aarch64 => "aarch64",
+            Abi::Arm => "arm",
+        }
+    }
+
+    /// The ABI of a [`Abi::name`].
+    #[must_use]
+    pub fn by_name(name: &str) -> Option<Abi> {
+        let mut all = [Machine::X86_64, Machine::Aarch64].into_iter().flat_map(|machine| machine.all());
+        all.find(|abi| abi.name() == name).copied()
+    }
+
+    /// The machine that presents it.
+    #[must_use]
+    pub fn machine(self) -> Machine {
+        match self {
+            Abi::X86_64 | Abi::X32 | Abi::X86 => Machine::X86_64,
+            Abi::Aarch64 | Abi::Arm => Machine::Aarch64,
+        }
+    }
+
     /// How much of an argument counts: 32-bit ABIs, x32 included, compare the low half only (as
     /// libseccomp: the high half is not part of the call there).
     pub(super) fn arg_len(self) -> SeccompCmpArgLen {
@@ -62,6 +90,24 @@ impl Machine {
     /// The machine that this program was built for.
     #[cfg(target_arch = "aarch64")]
     pub const NATIVE: Machine = Machine::Aarch64;
+
+    /// All ABIs of its programs, its own first.
+    #[must_use]
+    pub fn all(self) -> &'static [Abi] {
+        match self {
+            Machine::X86_64 => &[Abi::X86_64, Abi::X32, Abi::X86],
+            Machine::Aarch64 => &[Abi::Aarch64, Abi::Arm],
+        }
+    }
+
+    /// Its own ABI.
+    #[must_use]
+    pub fn native(self) -> Abi {
+        match self {
+            Machine::X86_64 => Abi::X86_64,
+            Machine::Aarch64 => Abi::Aarch64,
+        }
+    }
 
     /// The ABIs that get a section of the filter: the native one always (as libseccomp), the machine's
     /// others where the profile lists them, native first.

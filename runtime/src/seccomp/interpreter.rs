@@ -36,14 +36,29 @@ pub struct Verdict {
     pub word: u32,
     /// Instructions executed.
     pub instructions: usize,
+    /// Whether an argument was looked at on the way.
+    pub reads_arguments: bool,
 }
 
 /// Runs a program; None where the kernel would have refused to load it.
 #[must_use]
 pub fn run(program: &[Instruction], call: &Call) -> Option<Verdict> {
-    let (mut at, mut acc) = (0usize, 0u32);
-    for executed in 1..=program.len() {
+    execute(program, call, |_| {})
+}
+
+/// As [`run`], with the indexes of the instructions that were executed.
+#[must_use]
+pub fn trace(program: &[Instruction], call: &Call) -> Option<(Verdict, Vec<usize>)> {
+    let mut path = Vec::new();
+    let verdict = execute(program, call, |at| path.push(at))?;
+    Some((verdict, path))
+}
+
+fn execute(program: &[Instruction], call: &Call, mut seen: impl FnMut(usize)) -> Option<Verdict> {
+    let (mut at, mut acc, mut reads_arguments) = (0usize, 0u32, false);
+    for instructions in 1..=program.len() {
         let instruction = program.get(at)?;
+        seen(at);
         let k = instruction.k;
         let mut jump = 0usize;
         let mut jump_if = |condition: bool| {
@@ -51,14 +66,17 @@ pub fn run(program: &[Instruction], call: &Call) -> Option<Verdict> {
         };
         // linux/bpf_common.h.
         match instruction.code {
-            0x20 => acc = call.word(k)?,
+            0x20 => {
+                acc = call.word(k)?;
+                reads_arguments |= k >= 16;
+            }
             0x54 => acc &= k,
             0x05 => jump = usize::try_from(k).ok()?,
             0x15 => jump_if(acc == k),
             0x25 => jump_if(acc > k),
             0x35 => jump_if(acc >= k),
             0x45 => jump_if(acc & k != 0),
-            0x06 => return Some(Verdict { word: k, instructions: executed }),
+            0x06 => return Some(Verdict { word: k, instructions, reads_arguments }),
             _ => return None,
         }
         at = at.checked_add(1)?.checked_add(jump)?;

@@ -7,12 +7,14 @@
 //! - [`names`]: call names to numbers;
 //! - `rules`: what a profile means for one architecture;
 //! - `dispatch`: the program;
-//! - [`interpreter`]: runs a program outside the kernel.
+//! - [`interpreter`]: runs a program outside the kernel;
+//! - [`describe`]: profiles and programs in words.
 //!
 //! Compiling does no I/O. The filter is compiled in the parent, sent to the container's process as bytes
 //! and loaded there with [`crate::sys::seccomp::set_mode_filter`].
 
 pub mod arch;
+pub mod describe;
 mod dispatch;
 pub mod interpreter;
 pub mod names;
@@ -224,6 +226,14 @@ impl Filter {
         let mut bytes = Vec::with_capacity(self.program.len().saturating_mul(8).saturating_add(HEADER));
         bytes.extend_from_slice(&self.flags.to_ne_bytes());
         bytes.extend_from_slice(&u64::from(self.notify).to_ne_bytes());
+        bytes.extend_from_slice(&self.program_bytes());
+        bytes
+    }
+
+    /// The program as the kernel takes it: an array of `struct sock_filter`.
+    #[must_use]
+    pub fn program_bytes(&self) -> Vec<u8> {
+        let mut bytes = Vec::with_capacity(self.program.len().saturating_mul(8));
         for instruction in &self.program {
             bytes.extend_from_slice(&instruction.code.to_ne_bytes());
             bytes.extend_from_slice(&[instruction.jt, instruction.jf]);

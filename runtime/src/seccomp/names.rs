@@ -20,6 +20,45 @@ pub fn number(abi: Abi, name: &str) -> Option<u32> {
     tabled(abi, name).or_else(|| newer(abi, name))
 }
 
+/// The name of a call number, x32's with bit 30.
+#[must_use]
+pub fn name(abi: Abi, nr: u32) -> Option<&'static str> {
+    // Each table by its own reckoning: the inverse of `number`, fix-ups included.
+    let plain = if abi == Abi::X32 { nr & !X32_BIT } else { nr };
+    let index = usize::try_from(plain).ok()?;
+    let same = |name: &'static str| (number(abi, name) == Some(nr)).then_some(name);
+    let own = match abi {
+        Abi::X86_64 | Abi::X32 => x86_64::Sysno::new(index).map(|call| call.name()),
+        Abi::X86 => x86::Sysno::new(index).map(|call| call.name()),
+        Abi::Aarch64 => aarch64::Sysno::new(index).map(|call| call.name()),
+        Abi::Arm => arm::Sysno::new(index).map(|call| call.name()),
+    };
+    let renamed = match own {
+        Some("r#break") => Some("break"),
+        Some("fstatat") if abi == Abi::Aarch64 => Some("newfstatat"),
+        other => other,
+    };
+    let moved = || x86_64::Sysno::iter().map(|call| call.name()).find_map(same);
+    renamed
+        .and_then(same)
+        .or_else(|| NEWER.iter().copied().find_map(same))
+        .or_else(|| if abi == Abi::X32 { moved() } else { None })
+}
+
+/// The names of [`newer`].
+const NEWER: [&str; 10] = [
+    "mseal",
+    "setxattrat",
+    "getxattrat",
+    "listxattrat",
+    "removexattrat",
+    "open_tree_attr",
+    "file_getattr",
+    "file_setattr",
+    "uretprobe",
+    "uprobe",
+];
+
 fn tabled(abi: Abi, name: &str) -> Option<u32> {
     match abi {
         Abi::X86_64 => name.parse().ok().map(|nr: x86_64::Sysno| nr as u32),

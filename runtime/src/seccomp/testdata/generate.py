@@ -1,5 +1,8 @@
 #!/usr/bin/python3
-"""Writes numbers.json and golden.json: what libseccomp makes of call names and of profiles.
+"""What libseccomp makes of call names and of profiles.
+
+Without arguments writes numbers.json and golden.json. `generate.py stream COUNT SEED FILE...` prints one object of
+golden.json's kind per line: for the profiles in the files, then for COUNT random ones.
 
 Run on x86_64 with Debian's python3-seccomp (libseccomp 2.5.4), in this folder. The order of libseccomp
 calls is runc's: redundant rules and unknown names skipped, a repeated argument index split into rules.
@@ -9,6 +12,7 @@ import json
 import os
 import random
 import struct
+import sys
 
 import seccomp
 
@@ -90,7 +94,7 @@ def compile_profile(machine, profile):
     if machine == "aarch64":
         fltr.add_arch(seccomp.Arch.AARCH64)
         fltr.remove_arch(seccomp.Arch.X86_64)
-    for arch in profile["architectures"]:
+    for arch in profile.get("architectures") or []:
         arch = ARCHES[arch.removeprefix("SCMP_ARCH_").lower()]
         if not fltr.exist_arch(arch):
             fltr.add_arch(arch)
@@ -203,7 +207,40 @@ def random_profile(rng, names, machine):
     return profile
 
 
+def compiled(rng, names, machine):
+    """A random profile that libseccomp takes, with its program."""
+    while True:
+        profile = random_profile(rng, names, machine)
+        try:
+            program = compile_profile(machine, profile)
+        except RuntimeError as error:
+            # EEXIST: socket calls with arguments conflict behind socketcall.
+            assert "-17" in str(error), error
+            continue
+        if loads_number(program):
+            return profile, program
+
+
+def stream(count, seed, files):
+    names, rng = all_names(), random.Random(seed)
+
+    def show(name, machine, profile, program):
+        entry = {"name": name, "machine": machine, "profile": profile, "program": program}
+        print(json.dumps(entry, separators=(",", ":")))
+
+    for file in files:
+        with open(file) as text:
+            profile = json.load(text)
+        show(os.path.basename(file), "x86_64", profile, compile_profile("x86_64", profile))
+    for index in range(count):
+        machine = "aarch64" if index % 4 == 3 else "x86_64"
+        show(f"random {seed}.{index}", machine, *compiled(rng, names, machine))
+
+
 def main():
+    if sys.argv[1:2] == ["stream"]:
+        stream(int(sys.argv[2]), int(sys.argv[3]), sys.argv[4:])
+        return
     names = all_names()
     numbers = {arch: {n: resolve(arch, n) for n in names if resolve(arch, n) >= 0} for arch in ARCHES}
     with open("numbers.json", "w") as out:
@@ -217,15 +254,7 @@ def main():
     ]
     for index in range(80):
         machine = "aarch64" if index % 4 == 3 else "x86_64"
-        while True:
-            profile = random_profile(rng, names, machine)
-            try:
-                if loads_number(compile_profile(machine, profile)):
-                    break
-            except RuntimeError as error:
-                # EEXIST: socket calls with arguments conflict behind socketcall.
-                assert "-17" in str(error), error
-        profiles.append((f"random-{index}", machine, profile))
+        profiles.append((f"random-{index}", machine, compiled(rng, names, machine)[0]))
     with open("golden.json", "w") as out:
         out.write("[\n")
         for last, (name, machine, profile) in enumerate(profiles, 1 - len(profiles)):
