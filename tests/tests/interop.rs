@@ -164,20 +164,30 @@ fn hooks_and_limits_survive_the_switch() {
     });
 }
 
-/// davit's state has no filter that runc could load: its exec must fail, not run without one.
+/// runc finds its form of the profile in davit's state.
 #[test]
-fn runc_does_not_exec_without_the_seccomp_filter() {
-    with_each_runc("interop::runc_does_not_exec_without_the_seccomp_filter", |world, runc| {
+fn runc_execs_under_the_profile() {
+    with_each_runc("interop::runc_execs_under_the_profile", |world, runc| {
         let mut bundle = sleeping(world);
-        let rule = json!({"names": ["mkdir"], "action": "SCMP_ACT_ERRNO"});
-        bundle.set("/linux/seccomp", json!({"defaultAction": "SCMP_ACT_ALLOW", "syscalls": [rule]}));
+        let arg = json!({"index": 1, "value": 10, "valueTwo": 0, "op": "SCMP_CMP_EQ"});
+        bundle.set(
+            "/linux/seccomp",
+            json!({
+                "defaultAction": "SCMP_ACT_ALLOW",
+                "architectures": ["SCMP_ARCH_X86_64", "SCMP_ARCH_X86", "SCMP_ARCH_AARCH64"],
+                "syscalls": [
+                    {"names": ["mkdir", "mkdirat"], "action": "SCMP_ACT_ERRNO", "errnoRet": 28},
+                    {"names": ["kill"], "action": "SCMP_ACT_ERRNO", "args": [arg]}
+                ]
+            }),
+        );
         let c = world.container(&bundle).started();
-        let output = c.call("exec", &[], &["true"]).with(runc).run();
-        assert_ne!(output.code, 0);
-        assert!(output.error().contains("seccomp"), "{}", output.error());
-        // davit compiles the profile of config.json again.
-        assert!(c.sh("grep Seccomp: /proc/self/status").trim_end().ends_with("\t2"));
-        c.exec(&[], &["mkdir", "/dev/shm/x"]).exits(1);
+        let script = "grep Seccomp: /proc/self/status; mkdir /dev/shm/x 2>&1; kill -USR1 1 2>&1; kill -0 1 && echo yes";
+        let by_runc = c.call("exec", &[], &["sh", "-c", script]).with(runc).run().ok();
+        let expected = "Seccomp:\t2\nmkdir: can't create directory '/dev/shm/x': No space left on device\n\
+                        sh: can't kill pid 1: Operation not permitted\nyes\n";
+        assert_eq!(by_runc.stdout, expected);
+        assert_eq!(c.exec(&[], &["sh", "-c", script]).ok().stdout, expected);
         c.finish();
     });
 }

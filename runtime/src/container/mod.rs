@@ -28,6 +28,7 @@ mod outside;
 mod process_stat;
 mod rootless;
 mod runc_config;
+mod runc_seccomp;
 mod spawn;
 mod state;
 

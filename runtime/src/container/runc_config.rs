@@ -16,13 +16,11 @@ use serde_json::{Value, json};
 
 use super::RootSwitch;
 use super::idmap::IdRange;
+use super::runc_seccomp::RuncSeccomp;
 use crate::plan::{self, Options, propagation};
 use crate::spec::{Error, cpu_affinity, list, namespace, scheduler_flag};
 use crate::sys::mount::Reach;
 
-/// runc's number for an action that it does not know. davit's exec compiles the profile of config.json;
-/// `runc exec` into davit's container must fail on this rather than run a process without a filter.
-const UNUSABLE_SECCOMP: i32 = 255;
 /// Go's cpu sets are as long as the kernel's default mask: 1024 bits.
 const CPU_SET_WORDS: usize = 16;
 /// runc's `tmpcopyup`.
@@ -53,8 +51,7 @@ pub struct RuncConfig {
     mask_paths: Option<Vec<String>>,
     readonly_paths: Option<Vec<String>>,
     sysctl: Option<BTreeMap<String, String>>,
-    /// Only ever [`UNUSABLE_SECCOMP`]: runc's form of the profile is not written.
-    seccomp: Option<Value>,
+    seccomp: Option<RuncSeccomp>,
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     no_new_privileges: bool,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -100,9 +97,7 @@ impl RuncConfig {
             sysctl: linux
                 .and_then(|linux| linux.sysctl().as_ref())
                 .map(|all| all.iter().map(|(key, value)| (key.clone(), value.clone())).collect()),
-            seccomp: linux
-                .and_then(|linux| linux.seccomp().as_ref())
-                .map(|_| json!({ "default_action": UNUSABLE_SECCOMP })),
+            seccomp: linux.and_then(|linux| linux.seccomp().clone()).map(RuncSeccomp),
             no_new_privileges: process.and_then(Process::no_new_privileges) == Some(true),
             time_offsets: linux.and_then(|linux| linux.time_offsets().clone()),
             scheduler: process.and_then(|process| process.scheduler().as_ref()).and_then(scheduler),

@@ -209,6 +209,7 @@ impl Init<'_> {
             Step::AppArmor(profile) => self.apparmor(profile),
             Step::SelinuxLabel(label) => self.selinux(label),
             Step::NoNewPrivileges => prctl::set_no_new_privs().during("set no_new_privs", String::new),
+            Step::Landlock(rules) => rules.restrict(),
             Step::Seccomp => self.seccomp(),
             Step::UserFiles { uid, cwd } => self.user_files(*uid, cwd),
             Step::Identity(identity) => identity::assume(identity, &self.context.proc),

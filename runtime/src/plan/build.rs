@@ -7,7 +7,9 @@ use oci_spec::runtime::{LinuxNamespaceType, Process, Spec};
 use super::devices::device_steps;
 use super::mounts::{normal, plan_mount};
 use super::options::propagation;
-use super::process::{has_listener, kept_groups, late_seccomp, process_steps, program, window_size};
+use super::process::{
+    has_listener, kept_groups, landlock, late_seccomp, process_steps, program, window_size,
+};
 use super::{Facts, IdMaps, Join, MountSource, Namespaces, Plan, Step, SwitchRoot};
 use crate::security::keyring::Joiner;
 use crate::spec::{Error, list, namespace, sysctl_path};
@@ -70,6 +72,7 @@ pub fn plan(spec: &Spec, request: &Request<'_>, facts: &Facts) -> Result<Plan, E
     if let Some(hooks) = spec.hooks() {
         push_hooks(list(hooks.start_container()), Step::StartHooks, &mut steps);
     }
+    landlock(spec, process, &mut steps)?;
     if !listener {
         late_seccomp(spec, process, &mut steps);
     }
@@ -103,6 +106,7 @@ pub fn exec_plan(spec: &Spec, process: &Process, id: &str, new_keyring: bool) ->
     }
     process_steps(spec, process, &mut steps)?;
     steps.push(Step::FindProgram);
+    landlock(spec, process, &mut steps)?;
     late_seccomp(spec, process, &mut steps);
     Ok(Plan {
         namespaces: Namespaces::default(),

@@ -228,6 +228,14 @@ fn describe(step: &Step) -> Description {
             &["newfstatat", "openat2"],
         ),
         Step::NoNewPrivileges => init("set no_new_privs", "", &["prctl"]),
+        Step::Landlock(rules) => {
+            let text = serde_json::to_string(rules).unwrap_or_default();
+            init(
+                "restrict by Landlock",
+                text,
+                &["landlock_create_ruleset", "landlock_add_rule", "landlock_restrict_self"],
+            )
+        }
         Step::Seccomp => init("load seccomp filter", "", &["read", "seccomp"]),
         Step::Identity(identity) => describe_identity(identity),
         Step::FindProgram => init("find the program", "in PATH", &["openat2"]),

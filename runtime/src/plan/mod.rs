@@ -244,6 +244,8 @@ pub enum Step {
     },
     /// PR_SET_NO_NEW_PRIVS.
     NoNewPrivileges,
+    /// Restrict the program by Landlock.
+    Landlock(crate::security::landlock::Rules),
     /// Load the seccomp filter that the parent compiled.
     Seccomp,
     /// Ids, groups and capabilities of the program, and its working directory.

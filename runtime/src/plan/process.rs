@@ -7,6 +7,7 @@ use oci_spec::runtime::{LinuxPersonality, LinuxPersonalityDomain, PosixRlimitTyp
 use super::scheduling::{io_priority, memory_policy, scheduler};
 use super::{Identity, KeptGroups, Program, Step};
 use crate::security::capabilities::Sets;
+use crate::security::landlock::{ANNOTATION, Rules};
 use crate::spec::{Error, list};
 use crate::sys::fs::WinSize;
 use crate::sys::process::{RLimit, Resource};
@@ -97,6 +98,20 @@ pub(super) fn late_seccomp(spec: &Spec, process: &Process, steps: &mut Vec<Step>
 
 fn no_new_privileges(process: &Process) -> bool {
     process.no_new_privileges() == Some(true)
+}
+
+/// The last restrictions: they would be in the way of davit's own steps. Landlock comes before a filter that may
+/// forbid it.
+pub(super) fn landlock(spec: &Spec, process: &Process, steps: &mut Vec<Step>) -> Result<(), Error> {
+    let annotation = spec.annotations().as_ref().and_then(|all| all.get(ANNOTATION));
+    let Some(text) = annotation else { return Ok(()) };
+    let rules = Rules::parse(text).map_err(|why| Error::Invalid(format!("{ANNOTATION}: {why}")))?;
+    if !no_new_privileges(process) {
+        // landlock(7): it needs that or CAP_SYS_ADMIN, which is gone where it can't be in the way any more.
+        return Err(Error::Invalid(format!("{ANNOTATION} needs process.noNewPrivileges")));
+    }
+    steps.push(Step::Landlock(rules));
+    Ok(())
 }
 
 /// Whether calls of the program are answered by an agent.

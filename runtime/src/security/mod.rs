@@ -1,4 +1,4 @@
-//! What the container's process may do: capabilities, LSM labels, the session keyring.
+//! What the container's process may do: capabilities, LSM labels, Landlock, the session keyring.
 //!
 //! Called by the container's process between its last mount and execve. The order (runc's): keyring,
 //! AppArmor profile, SELinux label, bounding set, user and groups, capabilities.
@@ -6,6 +6,7 @@
 pub mod apparmor;
 pub mod capabilities;
 pub mod keyring;
+pub mod landlock;
 pub mod selinux;
 
 use std::io;

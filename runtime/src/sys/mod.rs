@@ -7,6 +7,7 @@
 pub mod bpf;
 pub mod bump;
 pub mod fs;
+pub mod landlock;
 pub mod mount;
 pub mod prctl;
 pub mod probe;

@@ -12,8 +12,6 @@ const CGROUP_TMPFS: &str =
 const VERSION: &str = "the version is the config's, whose terms the state uses; runc writes its own";
 const POSTSTART: &str =
     "poststart hooks run once the program has started (runtime.md \"Lifecycle\"), as by runc 1.4";
-const SECCOMP: &str = "runc's form of the profile is not written: runc's exec must fail rather than run unfiltered \
-                       (interop.rs), davit's compiles the profile of config.json";
 const PASSWD: &str =
     "a line without a home directory is no answer: the next one is, or /; runc sets it empty";
 
@@ -262,20 +260,6 @@ pub const DIFFERENCES: &[Difference] = &[
         davit: None,
         runc: Some("/config/cgroups/"),
         reason: "the limits that hold now are in the cgroup's files: an update would make a copy stale",
-    },
-    Difference {
-        cases: &["*", "exec under seccomp"],
-        section: "state.json",
-        davit: None,
-        runc: Some("/config/seccomp/"),
-        reason: SECCOMP,
-    },
-    Difference {
-        cases: &["*", "exec under seccomp"],
-        section: "config in state.json",
-        davit: Some("seccomp: {\"default_action\":255}"),
-        runc: Some("seccomp: {\"architectures\""),
-        reason: SECCOMP,
     },
     Difference {
         cases: &["unknown capability"],
