@@ -22,6 +22,7 @@ mod call;
 pub mod calls;
 mod container;
 pub mod device_rules;
+pub mod fuse;
 pub mod host;
 pub mod limits;
 pub mod sources;

@@ -86,6 +86,9 @@ pub enum Error {
     /// A pre-existing frozen cgroup (wording of runc).
     #[error("container's cgroup unexpectedly frozen")]
     Frozen,
+    /// A cgroup above is frozen: a process that is put in would hang.
+    #[error("container's cgroup unexpectedly frozen: a cgroup above {0:?} is")]
+    FrozenAbove(PathBuf),
     /// A limit whose controller has no directory for this container (wording of runc).
     #[error("cannot set {0} limit: container could not join or create cgroup")]
     NoController(&'static str),
@@ -177,22 +180,24 @@ pub enum Error {
         found: String,
     },
     /// The cgroup did not reach the state in time.
-    #[error("cgroup {} did not become {state} within {seconds} s", dir.display())]
+    #[error("cgroup {} did not become frozen within {seconds} s; its processes: {processes}", dir.display())]
     Timeout {
         /// The cgroup.
         dir: PathBuf,
-        /// `frozen`, `thawed`.
-        state: &'static str,
         /// How long it was waited for.
         seconds: u64,
+        /// The processes that are not, and what they do.
+        processes: String,
     },
     /// Processes are still alive in a cgroup that should be removed.
-    #[error("unable to remove cgroup {}: processes still in it: {}", dir.display(), pid_list(pids))]
+    #[error("unable to remove cgroup {}: processes still in it: {processes}", dir.display())]
     Survivors {
         /// The cgroup.
         dir: PathBuf,
         /// Their pids.
         pids: Vec<i32>,
+        /// What they are and do.
+        processes: String,
     },
     /// A device rule that can't be expressed.
     #[error("device rule {rule}: {reason}")]
@@ -306,15 +311,6 @@ fn reason(errno: Errno) -> String {
         }
         _ => words.to_owned(),
     }
-}
-
-fn pid_list(pids: &[i32]) -> String {
-    const SHOWN: usize = 20;
-    let mut text = pids.iter().take(SHOWN).map(i32::to_string).collect::<Vec<_>>().join(", ");
-    if let Some(more) = pids.len().checked_sub(SHOWN).filter(|n| *n > 0) {
-        text.push_str(&format!(" and {more} more"));
-    }
-    text
 }
 
 fn bpf_hint(errno: Errno) -> &'static str {

@@ -13,6 +13,7 @@ use super::dir::{Deadline, Dir, flat_key, wait_event};
 use super::error::Error;
 use super::layout::Version;
 use super::member::Member;
+use super::{stuck, tree};
 
 /// How long processes may take to reach a point where they can be frozen (uninterruptible sleep delays it).
 const SECONDS: u64 = 10;
@@ -54,6 +55,25 @@ pub(super) fn thaw(cgroup: &Cgroup) -> Result<(), Error> {
     }
 }
 
+/// See [`Cgroup::thaw_killed`]. v2 kills frozen processes as well.
+pub(super) fn thaw_killed(cgroup: &Cgroup) -> Result<(), Error> {
+    let Some(member) = cgroup.v1("freezer").filter(|member| !member.is_denied()) else { return Ok(()) };
+    let thaw = |dir: &Dir| match dir.write("freezer.state", "THAWED") {
+        Err(e) if e.is_gone() => Ok(()),
+        result => result,
+    };
+    match member.dir().and_then(|dir| tree::walk(dir, &mut |below| thaw(below))) {
+        Err(e) if e.is_gone() => Ok(()),
+        result => result,
+    }
+}
+
+/// v1: whether a cgroup above keeps this one frozen, so that not even killed processes end.
+pub(super) fn is_frozen_above(cgroup: &Cgroup) -> bool {
+    let dir = cgroup.v1("freezer").and_then(|member| member.dir().ok());
+    dir.and_then(|dir| dir.read("freezer.parent_freezing").ok()).is_some_and(|text| text != "0")
+}
+
 /// See [`Cgroup::is_frozen`].
 pub(super) fn is_frozen(cgroup: &Cgroup) -> Result<bool, Error> {
     let Some(member) = member(cgroup) else { return Ok(false) };
@@ -75,13 +95,6 @@ enum State {
 }
 
 impl State {
-    fn word(self) -> &'static str {
-        match self {
-            State::Frozen => "frozen",
-            State::Thawed => "thawed",
-        }
-    }
-
     fn flag(self) -> u64 {
         u64::from(self == State::Frozen)
     }
@@ -114,10 +127,16 @@ fn set_v2(dir: &Dir, state: State) -> Result<(), Error> {
             return Ok(());
         }
         if deadline.passed() {
-            return Err(Error::Timeout { dir: dir.path().to_owned(), state: state.word(), seconds: SECONDS });
+            return Err(not_in_time(dir));
         }
         wait_event(events.as_fd(), deadline).map_err(read_error)?;
     }
+}
+
+/// The error of a cgroup that did not freeze, with its processes.
+fn not_in_time(dir: &Dir) -> Error {
+    let pids = tree::pids(dir).unwrap_or_default();
+    Error::Timeout { dir: dir.path().to_owned(), seconds: SECONDS, processes: stuck::describe(&pids) }
 }
 
 /// v1's freezer can hang in FREEZING when processes fork or are traced meanwhile; writing FROZEN again moves it
@@ -144,7 +163,7 @@ fn freeze_v1(dir: &Dir) -> Result<(), Error> {
         thread::sleep(delay);
         delay = (delay * 2).min(Duration::from_millis(10));
     }
-    Err(Error::Timeout { dir: dir.path().to_owned(), state: "frozen", seconds: SECONDS })
+    Err(not_in_time(dir))
 }
 
 /// FROZEN by an ancestor does not count: it is not this container that is paused.
@@ -161,7 +180,7 @@ fn is_frozen_v1(member: &Member) -> Result<bool, Error> {
             other => return Err(dir.content_error("freezer.state", other)),
         }
         if deadline.passed() {
-            return Err(Error::Timeout { dir: dir.path().to_owned(), state: "frozen", seconds: SECONDS });
+            return Err(not_in_time(dir));
         }
         thread::sleep(delay);
         delay = (delay * 2).min(Duration::from_millis(10));

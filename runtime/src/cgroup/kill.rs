@@ -20,12 +20,7 @@ pub(super) fn kill(cgroup: &Cgroup, signal: i32) -> Result<(), Error> {
     } else {
         frozen(cgroup, signal)?;
     }
-    // On v1 a killed process does not die before it is thawed.
-    match cgroup.v1("freezer").map(|member| member.dir().and_then(|dir| dir.write("freezer.state", "THAWED")))
-    {
-        Some(Err(e)) if !e.is_gone() => Err(e),
-        _ => Ok(()),
-    }
+    cgroup.thaw_killed()
 }
 
 /// Writes `cgroup.kill`, which misses no process however fast they fork. False where there is none: cgroup v1,

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use nix::errno::Errno;
 
-use super::dir::{self, Dir, Made};
+use super::dir::{self, Dir, Made, flat_key};
 use super::error::Error;
 use super::layout::{self, Hierarchy, Layout, Mode, Version, parse_proc_cgroup, read_proc};
 use super::{OnDenied, tree, v1, v2};
@@ -201,6 +201,20 @@ impl Member {
         // systemd enables those that a property needs or that are delegated: hugetlb, rdma and misc are not.
         let whole = self.mountpoint().filter(|mountpoint| *mountpoint == Path::new(layout::ROOT));
         whole.map_or(Ok(()), |mountpoint| v2::enable_all(dir, mountpoint))
+    }
+
+    /// A cgroup is frozen with the one above it, and a process that starts in it hangs. The runtime's own is not
+    /// frozen, so this is asked only of a configured path.
+    pub(super) fn refuse_frozen_above(&self) -> Result<(), Error> {
+        let dir = self.dir()?;
+        let frozen = match self.version {
+            Version::V2 => dir.read("cgroup.events").map(|text| flat_key(&text, "frozen") == Some(1)),
+            Version::V1 if self.has_key("freezer") => {
+                dir.read("freezer.parent_freezing").map(|text| text != "0")
+            }
+            Version::V1 => return Ok(()),
+        };
+        if frozen? { Err(Error::FrozenAbove(self.path.clone())) } else { Ok(()) }
     }
 
     fn try_create(&self, made: &mut Vec<PathBuf>) -> Result<(), Error> {

@@ -19,6 +19,7 @@ mod remove;
 mod report;
 mod resources;
 pub mod stats;
+mod stuck;
 mod systemd;
 mod tree;
 mod v1;
@@ -60,6 +61,8 @@ pub struct Cgroup {
     rootless: OnDenied,
     /// `Fail` also when config.json names a path.
     denied: OnDenied,
+    /// Whether config.json names a path, which can be below cgroups of anybody's.
+    named: bool,
     /// Set when [`Cgroup::create`] failed: what is there then belongs to someone else.
     not_ours: OnceLock<()>,
     /// The systemd driver: the unit whose cgroup this is, or is below.
@@ -94,7 +97,15 @@ impl Cgroup {
         // runc: an explicit path means that the caller counts on it.
         let rootless = denied;
         let denied = if named { OnDenied::Fail } else { denied };
-        Ok(Cgroup { members, mode: layout.mode(), rootless, denied, not_ours: OnceLock::new(), unit: None })
+        Ok(Cgroup {
+            members,
+            mode: layout.mode(),
+            rootless,
+            denied,
+            named,
+            not_ours: OnceLock::new(),
+            unit: None,
+        })
     }
 
     /// No cgroup at all: its processes stay in the caller's, nothing is limited or removed.
@@ -106,6 +117,7 @@ impl Cgroup {
             mode: layout.mode(),
             rootless,
             denied,
+            named: false,
             not_ours: OnceLock::new(),
             unit: None,
         }
@@ -130,7 +142,8 @@ impl Cgroup {
             members.push(Member::new(keys, hierarchy.version, dir, Some(hierarchy.clone())));
         }
         let unit = Some(Arc::new(unit));
-        Ok(Cgroup { members, mode, rootless: denied, denied, not_ours: OnceLock::new(), unit })
+        let (rootless, named, not_ours) = (denied, true, OnceLock::new());
+        Ok(Cgroup { members, mode, rootless, denied, named, not_ours, unit })
     }
 
     /// An existing container's cgroup ([`Cgroup::open`]) that systemd has made, so that systemd hears of changes
@@ -176,7 +189,8 @@ impl Cgroup {
             members.push(Member::new(keys, version, dir.clone(), None));
         }
         let (rootless, denied) = (OnDenied::Fail, OnDenied::Fail);
-        Ok(Cgroup { members, mode, rootless, denied, not_ours: OnceLock::new(), unit: None })
+        let not_ours = OnceLock::new();
+        Ok(Cgroup { members, mode, rootless, denied, named: false, not_ours, unit: None })
     }
 
     /// The same without the directories that are not there: runc's state names those that it was refused in a
@@ -201,8 +215,11 @@ impl Cgroup {
             return result.inspect_err(|_| *self.not_ours.get_or_init(|| ()));
         }
         let mut made = Vec::new();
-        let result =
-            self.members.iter().try_for_each(|member| member.create(self.denied, self.rootless, &mut made));
+        let create = |member: &Member| {
+            member.create(self.denied, self.rootless, &mut made)?;
+            if self.named && !member.is_denied() { member.refuse_frozen_above() } else { Ok(()) }
+        };
+        let result = self.members.iter().try_for_each(create);
         if result.is_err() {
             self.not_ours.get_or_init(|| ());
             for path in made.iter().rev() {
@@ -381,6 +398,26 @@ impl Cgroup {
         freezer::thaw(self)
     }
 
+    /// Lets processes that were killed die: on v1 a frozen one does not, and a container can have frozen cgroups of its
+    /// own below. A cgroup above is not the container's, and stays as it is.
+    ///
+    /// # Errors
+    /// [`Error::Write`], [`Error::Io`].
+    pub fn thaw_killed(&self) -> Result<(), Error> {
+        freezer::thaw_killed(self)
+    }
+
+    /// What its processes are, and what those wait for that do not end, for an error's text.
+    #[must_use]
+    pub fn describe_processes(&self) -> String {
+        let processes = stuck::describe(&self.pids().unwrap_or_default());
+        if freezer::is_frozen_above(self) {
+            format!("frozen by a cgroup above: {processes}")
+        } else {
+            processes
+        }
+    }
+
     /// All processes in it and its sub-cgroups. Empty when it does not exist.
     ///
     /// # Errors
@@ -509,6 +546,7 @@ impl Cgroup {
             mode: self.mode,
             rootless,
             denied,
+            named: false,
             not_ours: OnceLock::new(),
             unit: self.unit.clone(),
         }

@@ -13,7 +13,7 @@ use super::dir::{self, Deadline, Dir, flat_key, wait_event};
 use super::error::Error;
 use super::layout::Version;
 use super::member::Member;
-use super::tree;
+use super::{stuck, tree};
 
 /// How long killed processes may take to be gone before they are reported.
 const SECONDS: u64 = 5;
@@ -51,7 +51,8 @@ fn remove_member(member: &Member, deadline: Deadline) -> Result<(), Error> {
             return Err(if pids.is_empty() {
                 Error::Io { action: "rmdir", path: member.path().to_owned(), errno: Errno::EBUSY }
             } else {
-                Error::Survivors { dir: member.path().to_owned(), pids }
+                let processes = stuck::describe(&pids);
+                Error::Survivors { dir: member.path().to_owned(), pids, processes }
             });
         }
         wait.for_change(deadline)?;

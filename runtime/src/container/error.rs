@@ -110,8 +110,8 @@ pub enum Error {
     #[error("container process is already dead")]
     AlreadyDead,
     /// A process that was to be killed is still there.
-    #[error("container init still running")]
-    StillRunning,
+    #[error("container init still running: {0}")]
+    StillRunning(String),
     /// state.json belongs to another user.
     #[error("{path} is owned by uid {owner}: refused")]
     ForeignState {

@@ -287,11 +287,13 @@ fn signal_init(container: &Loaded, signal: i32) -> Result<()> {
         Err(e) if e.raw_os_error() == Some(libc::ESRCH) => return Err(Error::NotRunning),
         Err(e) => return Err(Error::Runtime(Failure::new("signal", format!("init with {signal}"), &e))),
     }
-    // A frozen process of cgroup v1 takes not even SIGKILL before it is thawed.
-    if signal == libc::SIGKILL && container.status == Status::Paused {
+    if signal != libc::SIGKILL {
+        return Ok(());
+    }
+    if container.status == Status::Paused {
         container.cgroup.thaw()?;
     }
-    Ok(())
+    Ok(container.cgroup.thaw_killed()?)
 }
 
 /// How long `delete` waits for a killed init, as runc does (100 times 100 ms).
@@ -329,17 +331,17 @@ fn kill_and_wait(container: &Loaded) -> Result<()> {
         Ok(()) | Err(Error::NotRunning) => {}
         Err(error) => return Err(error),
     }
-    wait_for_end(&init, KILL_PATIENCE)
+    wait_for_end(&init, KILL_PATIENCE, &container.cgroup)
 }
 
 /// A pidfd is readable once its process has ended.
-fn wait_for_end(pidfd: &OwnedFd, patience: Duration) -> Result<()> {
+fn wait_for_end(pidfd: &OwnedFd, patience: Duration, cgroup: &Cgroup) -> Result<()> {
     let deadline = Instant::now() + patience;
     loop {
         let left = deadline.saturating_duration_since(Instant::now());
         let timeout = PollTimeout::try_from(left.as_millis()).unwrap_or(PollTimeout::MAX);
         match poll(&mut [PollFd::new(pidfd.as_fd(), PollFlags::POLLIN)], timeout) {
-            Ok(0) => return Err(Error::StillRunning),
+            Ok(0) => return Err(Error::StillRunning(cgroup.describe_processes())),
             Ok(_) => return Ok(()),
             Err(nix::errno::Errno::EINTR) => {}
             Err(e) => return Err(Error::Runtime(Failure::new("wait for", "init", &e.into()))),
