@@ -10,9 +10,11 @@ use oci_spec::runtime::{LinuxNamespaceType, Spec};
 
 use super::state::State;
 use super::{Error, Result};
-use crate::rootfs::unescaped;
+use crate::init::Context;
+use crate::path::ProcFs;
+use crate::rootfs::{Change, unescaped};
 use crate::spec::namespace;
-use crate::sys::mount::{MountAttr, Reach, mount_setattr};
+use crate::sys::mount::{MountAttr, Reach};
 
 /// The mount that the rootfs's own is going to cover; `None` with a mount namespace. Known before anything is
 /// mounted, so that what a killed `create` has mounted is told from what was there.
@@ -60,7 +62,11 @@ pub(super) fn undo(rootfs: &Path, covered: Option<i32>) -> Result<()> {
     }
     // umount2(2) propagates: what is bound in here from the host must stay there.
     let private = MountAttr { propagation: libc::MS_PRIVATE, ..MountAttr::default() };
-    mount_setattr(root.as_fd(), &private, Reach::Tree).map_err(|e| Error::io("make private", rootfs, e))?;
+    let change = ProcFs::host()
+        .during("open", || "/proc")
+        .and_then(|proc| Change::new(&proc))
+        .map_err(Error::Mount)?;
+    change.set(root.as_fd(), &private, Reach::Tree).map_err(|e| Error::io("make private", rootfs, e))?;
     umount2(&real, MntFlags::MNT_DETACH | MntFlags::UMOUNT_NOFOLLOW)
         .map_err(|e| Error::io("unmount", rootfs, e.into()))
 }

@@ -15,12 +15,12 @@ use super::mounts::{From, prepare_mounts};
 use super::state::{Dir, State};
 use super::{Error, Result, Runtime, Status};
 use crate::cgroup::Cgroup;
-use crate::init::{Channel, Context, Failure, Heard, Kind, PreparedMounts, become_root};
+use crate::init::{Channel, Context, Failure, Heard, Kind, PreparedMounts, become_root, join_process};
 use crate::path::{ProcFs, RootDir};
 use crate::plan::{KeptGroups, Mount, plan_live_mount};
 use crate::rootfs;
 use crate::sys::prctl;
-use crate::sys::process::{Fork, WaitFor, WaitMode, clone3, exit_now, setns, wait};
+use crate::sys::process::{Fork, WaitFor, WaitMode, clone3, exit_now, wait};
 
 pub(super) fn add(runtime: &Runtime, id: &str, mounts: &[SpecMount]) -> Result<()> {
     let target = Target::open(runtime, id)?;
@@ -76,13 +76,11 @@ impl Target {
         let flags = self.state.namespace_flags();
         if flags & libc::CLONE_NEWPID != 0 {
             // For a new procfs. Acts on the child only.
-            setns(self.init.as_fd(), libc::CLONE_NEWPID)
-                .during("join pid namespace of", || "container")
-                .map_err(Error::Mount)?;
+            join_process(self.init.as_fd(), libc::CLONE_NEWPID, &proc).map_err(Error::Mount)?;
         }
         match clone3(0, None).during("clone3", String::new).map_err(Error::Mount)? {
             Fork::Child => {
-                let sent = match self.enter(flags).and_then(|root| act(&root, work, &proc)) {
+                let sent = match self.enter(flags, &proc).and_then(|root| act(&root, work, &proc)) {
                     Ok(()) => theirs.send(Kind::Ready),
                     Err(failure) => theirs.send_with(Kind::Failed, &failure.encode(), None),
                 };
@@ -107,14 +105,14 @@ impl Target {
 
     /// Enters the namespaces that a mount can depend on. Joining a mount namespace makes its root the caller's,
     /// wherever processes of the container have changed theirs to.
-    fn enter(&self, flags: i32) -> std::result::Result<RootDir, Failure> {
+    fn enter(&self, flags: i32, proc: &ProcFs) -> std::result::Result<RootDir, Failure> {
         prctl::set_pdeathsig(libc::SIGKILL).during("set parent death signal", String::new)?;
         let wanted = libc::CLONE_NEWNS
             | libc::CLONE_NEWUSER
             | libc::CLONE_NEWNET
             | libc::CLONE_NEWIPC
             | libc::CLONE_NEWCGROUP;
-        setns(self.init.as_fd(), flags & wanted).during("join namespaces of", || "container")?;
+        join_process(self.init.as_fd(), flags & wanted, proc)?;
         if flags & libc::CLONE_NEWUSER != 0 {
             become_root(KeptGroups::None)?;
         }

@@ -135,7 +135,10 @@ fn map_ids(
     let tree = open_source(path, reach, mount.options.links)
         .during("open source", source)
         .map_err(|failure| at(mount, failure))?;
-    make_slave(&tree).during("make slave", source)?;
+    make_slave(&tree).during("make slave", source).map_err(|failure| match failure.errno {
+        libc::ENOSYS => at(mount, failure.with_detail("id-mapped mounts need mount_setattr(2), kernel 5.12")),
+        _ => failure,
+    })?;
     let userns_fd = u64::from(userns.as_raw_fd().unsigned_abs());
     let attr = MountAttr { set: attr::IDMAP, userns_fd, ..MountAttr::default() };
     mount_setattr(tree.as_fd(), &attr, map.reach).map_err(|error| {

@@ -1,9 +1,7 @@
 //! Making a process that runs a plan: clone, id maps, cgroup, and the runtime's side of the handshake
 //! (see `init::channel`).
 
-use std::fs::File;
-use std::io::Read;
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::PathBuf;
 
 use super::Result;
@@ -11,15 +9,13 @@ use super::idmap::{self, is_ordinary_user};
 use crate::cgroup::Cgroup;
 use crate::init::{
     Channel, Context, Failure, Gate, Handover, Heard, HookOutput, HookState, InitContext, Kind, Received,
-    join_namespaces, open_namespaces,
+    join_namespaces, join_process, open_namespaces, pidfd_pid,
 };
 use crate::path::ProcFs;
 use crate::plan::{Entry, Plan};
 use crate::resctrl::add_process;
 use crate::sys::prctl;
-use crate::sys::process::{
-    CLONE_NEWTIME, Exit, Fork, WaitFor, WaitMode, clone3, exit_now, setns, unshare, wait,
-};
+use crate::sys::process::{CLONE_NEWTIME, Exit, Fork, WaitFor, WaitMode, clone3, exit_now, unshare, wait};
 use crate::sys::sched::set_affinity;
 use crate::sys::shared::SharedWord;
 
@@ -80,7 +76,7 @@ pub fn spawn(launch: Launch<'_>) -> Result<Spawned> {
     if let Some((pidfd, flags)) = launch.enter {
         // Acts on children only, so the next clone is in the container's pid namespace at once.
         if flags & libc::CLONE_NEWPID != 0 && entry == Entry::Direct {
-            setns(pidfd, libc::CLONE_NEWPID).during("join pid namespace of", || "container")?;
+            join_process(pidfd, libc::CLONE_NEWPID, &proc)?;
         }
     }
     let flags = if entry == Entry::Direct { plan.namespaces.new } else { 0 };
@@ -111,7 +107,7 @@ pub fn spawn(launch: Launch<'_>) -> Result<Spawned> {
                     .map(|word| Handover { word, show: is_ordinary_user() && launch.enter.is_none() }),
             };
             let joined = match launch.enter {
-                Some((pidfd, flags)) => enter(pidfd, flags, entry).and_then(|()| {
+                Some((pidfd, flags)) => enter(pidfd, flags, entry, &context.proc).and_then(|()| {
                     launch.root.as_ref().map_or(Ok(()), |root| crate::rootfs::enter_root(root.as_fd()))
                 }),
                 None => join_namespaces(&namespaces),
@@ -205,8 +201,8 @@ fn hide(plan: &Plan, proc: &ProcFs) -> std::result::Result<(), Failure> {
     prctl::set_dumpable(false).during("make undumpable", String::new)
 }
 
-/// Enters a container's namespaces at once, with the pidfd of its init (kernel 5.8).
-fn enter(init: BorrowedFd<'_>, flags: i32, entry: Entry) -> std::result::Result<(), Failure> {
+/// Enters a container's namespaces, with the pidfd of its init.
+fn enter(init: BorrowedFd<'_>, flags: i32, entry: Entry, proc: &ProcFs) -> std::result::Result<(), Failure> {
     let rest = match entry {
         Entry::Direct => flags & !libc::CLONE_NEWPID,
         Entry::Staged => flags,
@@ -214,7 +210,7 @@ fn enter(init: BorrowedFd<'_>, flags: i32, entry: Entry) -> std::result::Result<
     if rest == 0 {
         return Ok(());
     }
-    setns(init, rest).during("join namespaces of", || "container")
+    join_process(init, rest, proc)
 }
 
 /// The stage of [`Entry::Staged`]: namespaces are joined, so clone init as a sibling and be gone.
@@ -275,7 +271,8 @@ fn receive_init(channel: Channel, stage: &OwnedFd) -> Result<Spawned> {
     let exit = wait(WaitFor::Pidfd(stage.as_fd()), WaitMode::Block).during("wait for stage", String::new)?;
     match received {
         (Received::Message(Kind::Init, _), Some(pidfd)) => {
-            let pid = pidfd_pid(&pidfd)?;
+            let proc = ProcFs::host().during("open", || "/proc")?;
+            let pid = pidfd_pid(pidfd.as_fd(), &proc)?;
             Ok(Spawned { pid, pidfd, channel, listener: None })
         }
         (Received::Message(Kind::Failed, text), _) => Err(super::Error::Init(Failure::decode(&text))),
@@ -284,15 +281,6 @@ fn receive_init(channel: Channel, stage: &OwnedFd) -> Result<Spawned> {
             Err(super::Error::Died { how })
         }
     }
-}
-
-/// The pid behind a pidfd in our pid namespace, by its fdinfo (kernel 5.3).
-fn pidfd_pid(pidfd: &OwnedFd) -> std::result::Result<i32, Failure> {
-    let path = format!("/proc/self/fdinfo/{}", pidfd.as_raw_fd());
-    let mut text = String::new();
-    File::open(&path).and_then(|mut file| file.read_to_string(&mut text)).during("read", || &path)?;
-    let pid = text.lines().find_map(|line| line.strip_prefix("Pid:")?.trim().parse().ok());
-    pid.filter(|pid| *pid > 0).ok_or_else(|| Failure::other("read", path, "no pid"))
 }
 
 /// What must be true before init may act: ids mapped, in its cgroup, limits set.
@@ -393,17 +381,5 @@ fn describe(exit: Exit) -> String {
             let name = nix::sys::signal::Signal::try_from(signal).map_or("unknown signal", |s| s.as_str());
             format!("was killed by {name}")
         }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_pid_behind_a_pidfd() {
-        let own = std::process::id() as i32;
-        let pidfd = crate::sys::process::pidfd_open(own).unwrap();
-        assert_eq!(pidfd_pid(&pidfd).unwrap(), own);
     }
 }

@@ -24,16 +24,16 @@ pub use channel::{Channel, Heard, Kind, Received};
 pub use failure::{Context, Failure, io_reason, reason};
 pub use hooks::{HookOutput, HookState, run_host_hooks};
 pub use identity::{become_root, limit_name};
-pub use join::{join_namespaces, open_namespaces};
+pub use join::{join_namespaces, join_process, open_namespaces, pidfd_pid};
 pub use listener::{Handover, TAKEN as LISTENER_TAKEN, loaded as loaded_listener};
 
 use self::hooks::HookSite;
 use crate::path::{Descriptors, ProcFs};
 use crate::plan::{Mount, Plan, Step, SwitchRoot};
-use crate::rootfs::{self, Console, Rootfs};
+use crate::rootfs::{self, Change, Console, Rootfs};
 use crate::seccomp::Filter;
 use crate::security::{apparmor, keyring, selinux};
-use crate::sys::fs::{CloseRange, close_range};
+use crate::sys::fs::close_on_exec_from;
 use crate::sys::prctl;
 use crate::sys::signal::{BrokenPipe, exit_on, set_broken_pipe};
 
@@ -173,9 +173,12 @@ impl Init<'_> {
             Step::UnshareIpc => crate::sys::process::unshare(libc::CLONE_NEWIPC as u64)
                 .during("make ipc namespace", String::new),
             Step::SlaveMounts => rootfs::slave_mounts(),
-            Step::HostPropagation(flag, reach) => {
-                rootfs::host_propagation(*flag, *reach, &self.context.plan.rootfs)
-            }
+            Step::HostPropagation(flag, reach) => rootfs::host_propagation(
+                *flag,
+                *reach,
+                &self.context.plan.rootfs,
+                &Change::new(&self.context.proc)?,
+            ),
             Step::OpenRoot => self.open_root(),
             Step::Mount(mount) => self.mount(mount),
             Step::Device(device) => self.rootfs_mut()?.make_device(device),
@@ -285,7 +288,7 @@ impl Init<'_> {
     }
 
     fn open_root(&mut self) -> Result<(), Failure> {
-        let mut rootfs = Rootfs::open(&self.context.plan.rootfs)?;
+        let mut rootfs = Rootfs::open(&self.context.plan.rootfs, Change::new(&self.context.proc)?)?;
         if self.context.plan.steps.iter().any(|step| matches!(step, Step::MaskPath(_))) {
             rootfs.open_null()?;
         }
@@ -439,7 +442,8 @@ impl Init<'_> {
     fn close_at_exec(&mut self) -> Result<(), Failure> {
         if !self.closing {
             let keep = self.context.preserve_fds.saturating_add(3);
-            close_range(keep, CloseRange::CloseOnExec).during("close descriptors", String::new)?;
+            let list = || self.context.proc.open(Path::new("self/fd"), OFlag::O_RDONLY | OFlag::O_DIRECTORY);
+            close_on_exec_from(keep, list).during("close descriptors", String::new)?;
             self.closing = true;
         }
         Ok(())

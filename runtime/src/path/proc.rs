@@ -6,8 +6,10 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::path::Path;
 
 use nix::fcntl::{OFlag, ResolveFlag, open, openat};
+use nix::mount::MsFlags;
 use nix::sys::stat::Mode;
 use nix::sys::statfs::{PROC_SUPER_MAGIC, fstatfs};
+use nix::unistd::{chdir, fchdir};
 
 use super::root::resolve;
 
@@ -84,6 +86,21 @@ impl Descriptors {
         // The one magic link below the verified directory is the point.
         let name = fd.as_raw_fd().to_string();
         Ok(openat(&self.0, name.as_str(), flags | OFlag::O_CLOEXEC, Mode::empty())?)
+    }
+
+    /// mount(2) with these MS_* flags alone on the mount of a descriptor: a remount, or its propagation. The working
+    /// directory is `/` afterwards, for mount(2) takes no directory descriptor.
+    ///
+    /// # Errors
+    /// Those of fchdir(2) and mount(2): EINVAL for a mount that is attached nowhere.
+    pub fn mount_on(&self, mount: BorrowedFd<'_>, flags: u64) -> io::Result<()> {
+        fchdir(&self.0)?;
+        let name = mount.as_raw_fd().to_string();
+        let flags = MsFlags::from_bits_retain(flags);
+        let mounted = nix::mount::mount(None::<&str>, name.as_str(), None::<&str>, flags, None::<&str>);
+        // Nothing may find the host's procfs as its working directory later (CVE-2024-21626).
+        chdir("/")?;
+        Ok(mounted?)
     }
 }
 

@@ -9,6 +9,8 @@ use nix::errno::Errno;
 use nix::fcntl::{OFlag, OpenHow, ResolveFlag, openat2, readlinkat};
 use nix::sys::stat::{Mode, fstat, mkdirat};
 
+use super::walk::walk;
+
 /// What [`RootDir::ensure`] makes when there is nothing at a path.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Create {
@@ -192,7 +194,22 @@ fn create_at(dir: BorrowedFd<'_>, name: &OsStr, what: Create) -> io::Result<Owne
     }
 }
 
+/// Opens a path in this scope, never through a magic link: by openat2(2), before kernel 5.6 (ENOSYS) one component
+/// after the other.
 pub(super) fn resolve(
+    dir: BorrowedFd<'_>,
+    path: &Path,
+    flags: OFlag,
+    mode: Mode,
+    scope: ResolveFlag,
+) -> io::Result<OwnedFd> {
+    match kernel_resolve(dir, path, flags, mode, scope) {
+        Err(e) if e.raw_os_error() == Some(libc::ENOSYS) => walk(dir, path, flags, mode, scope),
+        other => other,
+    }
+}
+
+pub(super) fn kernel_resolve(
     dir: BorrowedFd<'_>,
     path: &Path,
     flags: OFlag,

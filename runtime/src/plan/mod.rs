@@ -27,7 +27,9 @@ pub use build::{Request, exec_plan, plan};
 pub use describe::{By, Description};
 pub use devices::devices;
 pub use mounts::plan_live_mount;
-pub use options::{Attrs, Links, OptionError, Options, attr, known as known_mount_options, propagation};
+pub use options::{
+    Attrs, Links, OptionError, Options, attr, known as known_mount_options, propagation, remount_flags,
+};
 pub use outside::{Affinity, Outside};
 
 /// Facts about the host that a plan depends on; the caller finds them out.

@@ -374,6 +374,28 @@ fn attributes(flags: u64) -> u64 {
     if all & attr::STRICTATIME != 0 { all & !attr::NOATIME } else { all }
 }
 
+/// The MS_* flags of a bind remount that makes this change to a mount, `now` being what statfs(2) says of it.
+#[must_use]
+pub fn remount_flags(now: u64, change: Attrs) -> u64 {
+    let mut flags = statfs_flags(now);
+    if change.clear & attr::ATIME_MASK != 0 {
+        // Of the three modes relatime is the one without a bit.
+        flags = (flags & !ms::ATIME_MODE) | ms::MS_RELATIME;
+    }
+    for (flag, attribute) in ATTRIBUTES {
+        if change.clear & attribute & !attr::ATIME_MASK != 0 {
+            flags &= !flag;
+        }
+    }
+    for (flag, attribute) in ATTRIBUTES.iter().filter(|(_, attribute)| change.set & attribute != 0) {
+        if attribute & attr::ATIME_MASK != 0 {
+            flags &= !ms::ATIME_MODE;
+        }
+        flags |= flag;
+    }
+    flags
+}
+
 /// `f_flags` of statfs(2) as MS_*: the same bits but for two.
 fn statfs_flags(flags: u64) -> u64 {
     const ST_RELATIME: u64 = 0x1000;

@@ -33,7 +33,12 @@ fn version() -> Finding {
             Verdict::Limited,
             "older than 5.14: containers are killed by freezing them and signalling each process",
         ),
-        _ => (Verdict::Missing, "older than 5.12: davit needs mount_setattr"),
+        Some(version) if version >= (5, 4) => (
+            Verdict::Limited,
+            "older than 5.12: no id-mapped mounts and recursive mount options; mounts are changed once they are \
+             attached",
+        ),
+        _ => (Verdict::Missing, "older than 5.4: davit needs pidfds and the new mount calls"),
     };
     Finding::new("kernel", verdict, release, consequence)
 }
@@ -52,10 +57,9 @@ fn calls() -> Vec<Finding> {
         call(
             "openat2",
             Call::Openat2,
-            "paths of a container never lead out of its root",
-            "no path can be resolved safely",
-        )
-        .needed(),
+            "paths of a container never lead out of its root, by one call",
+            "paths of a container are walked component by component",
+        ),
         call("new mount calls", Call::Fsopen, "mounts are made by descriptor", "no mount can be made")
             .needed(),
         call("open_tree", Call::OpenTree, "bind mounts are made by descriptor", "no bind mount can be made")
@@ -64,16 +68,14 @@ fn calls() -> Vec<Finding> {
             "mount_setattr",
             Call::MountSetattr,
             "recursive read-only and id-mapped mounts work where the filesystem allows them",
-            "mounts can't be made read-only or id-mapped",
-        )
-        .needed(),
+            "mounts can't be id-mapped, nor changed with all below them",
+        ),
         call(
             "close_range",
             Call::CloseRange,
-            "no descriptor of the runtime reaches a container",
-            "containers are refused",
-        )
-        .needed(),
+            "no descriptor of the runtime reaches a container, by one call",
+            "descriptors are closed one by one",
+        ),
         call(
             "pidfd_getfd",
             Call::PidfdGetfd,

@@ -7,13 +7,12 @@ use std::path::Path;
 use nix::fcntl::AT_FDCWD;
 
 use super::filesystem::New;
-use super::mounts::{finish, keep_attrs, set_attrs};
+use super::mounts::{Site, adjust};
 use crate::init::{Context, Failure};
 use crate::path::{Create, RootDir};
 use crate::plan::{Attrs, CgroupView, Mount, Options, attr};
 use crate::sys::mount::{
     MountAttr, Reach, clone_tree, fsconfig_create, fsconfig_flag, fsconfig_string, fsmount, fsopen,
-    mount_setattr, move_mount,
 };
 
 /// What a v1 hierarchy shows.
@@ -27,14 +26,15 @@ pub(super) enum Show {
 
 /// cgroup v2. In a cgroup namespace the mount shows the container's directory as its root.
 pub(super) fn v2(
-    root: &RootDir,
+    site: Site<'_>,
     mount: &Mount,
     host_dir: Option<&Path>,
     readonly: bool,
 ) -> Result<(), Failure> {
     let target =
-        root.ensure(&mount.destination, Create::Directory).during("make mount point", String::new)?;
+        site.root.ensure(&mount.destination, Create::Directory).during("make mount point", String::new)?;
     let new = New { kind: c"cgroup2", source: c"cgroup", label: None, mode: None };
+    let mut kept = 0;
     let tree = match (new.mount(&mount.options), host_dir) {
         // A user namespace that does not own the cgroup namespace may not mount it (runc #2158). It gets to
         // see its own directory and nothing of the others'.
@@ -54,21 +54,24 @@ pub(super) fn v2(
                 }
                 tree => (tree.during("bind", name)?, mount.options.mount_attrs()),
             };
-            keep_attrs(tree.as_fd(), attrs, Reach::One)?;
+            kept = attrs;
             tree
         }
         (result, _) => result?,
     };
     if readonly {
         // What is above the container's directory belongs to others (CVE-2023-25809).
-        keep_attrs(tree.as_fd(), attr::RDONLY, Reach::Tree)?;
+        kept |= attr::RDONLY;
     }
-    finish(tree, target.as_fd(), &mount.options).map(drop)
+    site.change.attach(&tree, target.as_fd(), |tree| {
+        site.change.keep(tree, kept, Reach::One)?;
+        adjust(site.change, tree, &mount.options)
+    })
 }
 
 /// A tmpfs with one directory for each v1 hierarchy, and links for joint controllers (cpu → cpu,cpuacct).
 pub(super) fn v1(
-    root: &RootDir,
+    site: Site<'_>,
     mount: &Mount,
     views: &[CgroupView],
     show: Show,
@@ -77,33 +80,38 @@ pub(super) fn v1(
     let readonly = readonly || mount.options.readonly();
     let flags = mount.options.mount_attrs() & (attr::NOSUID | attr::NODEV | attr::NOEXEC);
     let target =
-        root.ensure(&mount.destination, Create::Directory).during("make mount point", String::new)?;
+        site.root.ensure(&mount.destination, Create::Directory).during("make mount point", String::new)?;
     let new = New { kind: c"tmpfs", source: c"tmpfs", label: mount.label.as_deref(), mode: Some(0o755) };
     let tmpfs = new.mount(&Options::default())?;
-    set_attrs(tmpfs.as_fd(), Attrs { set: flags, clear: 0 }, Reach::One)?;
     let dir = RootDir::new(tmpfs.try_clone().during("clone descriptor of", || "tmpfs")?);
-    move_mount(tmpfs.as_fd(), target.as_fd()).during("attach mount", String::new)?;
+    site.change.attach(&tmpfs, target.as_fd(), |tmpfs| {
+        site.change.attrs(tmpfs, Attrs { set: flags, clear: 0 }, Reach::One)
+    })?;
     for view in views {
-        let tree = match show {
+        let (tree, bound) = match show {
             Show::Namespace => match cgroup_v1_tree(view, flags) {
                 // A user namespace that does not own the cgroup namespace may not mount it.
-                Err(failure) if failure.errno == libc::EPERM => cgroup_v1_bind(view, flags)?,
-                other => other?,
+                Err(failure) if failure.errno == libc::EPERM => (cgroup_v1_bind(view)?, true),
+                other => (other?, false),
             },
-            Show::OwnDirectory => cgroup_v1_bind(view, flags)?,
+            Show::OwnDirectory => (cgroup_v1_bind(view)?, true),
         };
-        if readonly {
-            keep_attrs(tree.as_fd(), attr::RDONLY, Reach::One)?;
-        }
+        let kept = if readonly { flags | attr::RDONLY } else { flags };
         let at =
             dir.ensure(Path::new(&view.name), Create::Directory).during("make mount point", || &view.name)?;
-        move_mount(tree.as_fd(), at.as_fd()).during("attach mount", || &view.name)?;
+        site.change.attach(&tree, at.as_fd(), |tree| {
+            site.change.keep(tree, kept, Reach::One)?;
+            // Without a mount namespace what was bound is the host's peer.
+            let slave = MountAttr { propagation: libc::MS_SLAVE, ..MountAttr::default() };
+            let made = if bound { site.change.set(tree, &slave, Reach::One) } else { Ok(()) };
+            made.during("make slave", || &view.name)
+        })?;
         for link in view.controllers.iter().filter(|c| **c != view.name && !c.contains('=')) {
             nix::unistd::symlinkat(view.name.as_str(), dir.as_fd(), link.as_str()).during("link", || link)?;
         }
     }
     if readonly {
-        set_attrs(tmpfs.as_fd(), Attrs { set: attr::RDONLY, clear: 0 }, Reach::One)?;
+        site.change.attrs(tmpfs.as_fd(), Attrs { set: attr::RDONLY, clear: 0 }, Reach::One)?;
     }
     Ok(())
 }
@@ -133,17 +141,12 @@ fn cgroup_v1_tree(view: &CgroupView, flags: u64) -> Result<OwnedFd, Failure> {
 }
 
 /// Without one, the directory that the container's processes are in is bound.
-fn cgroup_v1_bind(view: &CgroupView, flags: u64) -> Result<OwnedFd, Failure> {
+fn cgroup_v1_bind(view: &CgroupView) -> Result<OwnedFd, Failure> {
     let clone = |dir: &Path| clone_tree(AT_FDCWD, &crate::sys::cstring(dir)?, Reach::One);
     let tree = match (clone(&view.host_dir), &view.own_dir) {
         // Not made, for lack of rights (rootless).
         (Err(e), Some(own)) if e.raw_os_error() == Some(libc::ENOENT) => clone(own),
         (result, _) => result,
     };
-    let tree = tree.during("open", || view.host_dir.display().to_string())?;
-    keep_attrs(tree.as_fd(), flags, Reach::One)?;
-    // Without a mount namespace it is the host's peer.
-    let slave = MountAttr { propagation: libc::MS_SLAVE, ..MountAttr::default() };
-    mount_setattr(tree.as_fd(), &slave, Reach::One).during("make slave", || &view.name)?;
-    Ok(tree)
+    tree.during("open", || view.host_dir.display().to_string())
 }

@@ -8,7 +8,8 @@ use nix::mount::{MntFlags, umount2};
 use nix::sys::stat::fstat;
 use nix::unistd::fchdir;
 
-use super::mounts::{Paths, Prepared, Site, keep_attrs, mount};
+use super::Change;
+use super::mounts::{Paths, Prepared, Site, mount};
 use crate::init::{Context, Failure};
 use crate::path::{ProcFs, RootDir};
 use crate::plan::{Mount, MountSource, attr};
@@ -24,14 +25,15 @@ pub fn add(
     prepared: Option<Prepared>,
     proc: &ProcFs,
 ) -> Result<(), Failure> {
-    let site = Site { root, proc, paths: Paths::Container };
+    let change = Change::new(proc)?;
+    let site = Site { root, proc, change: &change, paths: Paths::Container };
     let is_new = matches!(planned.source, MountSource::Filesystem { .. });
     if !(is_new && planned.options.copy_up && planned.options.readonly()) {
         return mount(site, planned, prepared).map(drop);
     }
     let writable = Mount { options: planned.options.clone().writable(), ..planned.clone() };
     match mount(site, &writable, prepared)? {
-        Some(made) => keep_attrs(made.as_fd(), attr::RDONLY, Reach::One),
+        Some(made) => change.keep(made.as_fd(), attr::RDONLY, Reach::One),
         None => {
             Err(Failure::other("make read-only", planned.destination.display().to_string(), "not mounted"))
         }

@@ -11,7 +11,7 @@ use crate::init::{Context, Failure};
 use crate::plan::attr;
 use crate::sys::mount::{
     MountAttr, Reach, clone_tree, fsconfig_create, fsconfig_flag, fsconfig_string, fsmount, fsopen,
-    mount_setattr, move_mount,
+    move_mount,
 };
 
 impl Rootfs {
@@ -24,8 +24,9 @@ impl Rootfs {
         let Some(target) = self.existing(path)? else { return Ok(()) };
         let tree = clone_tree(target.as_fd(), c"", Reach::Tree).during("make read-only", name)?;
         let attr = MountAttr { set: attr::RDONLY, ..MountAttr::default() };
-        mount_setattr(tree.as_fd(), &attr, Reach::One).during("make read-only", name)?;
-        move_mount(tree.as_fd(), target.as_fd()).during("make read-only", name)
+        self.change.attach(&tree, target.as_fd(), |tree| {
+            self.change.set(tree, &attr, Reach::One).during("make read-only", name)
+        })
     }
 
     /// Hides a path: a directory under the one empty read-only directory, anything else under the null

@@ -4,6 +4,7 @@
 //! path in it goes through [`RootDir`], and every mount goes from one descriptor onto another (rule 2).
 
 mod cgroups;
+mod change;
 mod console;
 mod copy;
 mod devices;
@@ -25,8 +26,9 @@ use nix::sys::stat::Mode;
 use crate::init::{Context, Failure};
 use crate::path::{ProcFs, RootDir};
 use crate::plan::Mount;
-use crate::sys::mount::{MountAttr, Reach, clone_tree, mount_setattr, move_mount};
+use crate::sys::mount::{MountAttr, Reach, clone_tree, move_mount};
 
+pub use change::Change;
 pub use console::Console;
 pub use devices::settle_stdio;
 pub use live::{add, remove};
@@ -39,6 +41,8 @@ pub use switch::{
 #[derive(Debug)]
 pub struct Rootfs {
     root: RootDir,
+    /// How mounts are changed.
+    change: Change,
     /// The host's /dev/null, verified: what file masks are made of.
     null: Option<mask::MaskSource>,
     /// The empty read-only directory that hides directories: one superblock for all (runc #5275).
@@ -63,7 +67,7 @@ impl Rootfs {
     ///
     /// # Errors
     /// ENOENT, ENOTDIR, EPERM.
-    pub fn open(path: &Path) -> Result<Self, Failure> {
+    pub fn open(path: &Path, change: Change) -> Result<Self, Failure> {
         let name = || path.display().to_string();
         let cpath = crate::sys::cstring(path).during("open rootfs", name)?;
         let tree = clone_tree(AT_FDCWD, &cpath, Reach::Tree).during("open rootfs", name)?;
@@ -73,6 +77,7 @@ impl Rootfs {
         move_mount(tree.as_fd(), below.as_fd()).during("mount rootfs", name)?;
         Ok(Rootfs {
             root: RootDir::new(tree),
+            change,
             null: None,
             empty: None,
             kernel: Vec::new(),
@@ -91,7 +96,7 @@ impl Rootfs {
     /// # Errors
     /// Those of the mount, in runc's words.
     pub fn mount(&mut self, mount: &Mount, prepared: Option<Prepared>, proc: &ProcFs) -> Result<(), Failure> {
-        let site = Site { root: &self.root, proc, paths: Paths::Host };
+        let site = Site { root: &self.root, proc, change: &self.change, paths: Paths::Host };
         match mounts::mount(site, mount, prepared)? {
             Some(made) if mount.is_root() => {
                 self.root = RootDir::new(made);
@@ -141,10 +146,10 @@ impl Rootfs {
         let name = || path.display().to_string();
         let attr = MountAttr { set: crate::plan::attr::RDONLY, ..MountAttr::default() };
         if path == Path::new("/") {
-            return mount_setattr(self.root.as_fd(), &attr, Reach::One).during("make read-only", name);
+            return self.change.set(self.root.as_fd(), &attr, Reach::One).during("make read-only", name);
         }
         let target = self.open_inside(path).during("make read-only", name)?;
-        mount_setattr(target.as_fd(), &attr, Reach::One).during("make read-only", name)
+        self.change.set(target.as_fd(), &attr, Reach::One).during("make read-only", name)
     }
 
     fn null(&mut self) -> Result<&mut mask::MaskSource, Failure> {

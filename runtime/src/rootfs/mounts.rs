@@ -10,13 +10,14 @@ use nix::sys::stat::fstat;
 use nix::sys::statfs::{PROC_SUPER_MAGIC, fstatfs};
 use nix::unistd::symlinkat;
 
+use super::Change;
 use super::cgroups::{self, Show};
 use super::filesystem::{New, reconfigure, target};
 use crate::init::{Context, Failure};
 use crate::path::{Create, ProcFs, RootDir};
 use crate::plan::{Attrs, Links, Mount, MountSource, Options, attr};
 use crate::sys::fs::mount_flags;
-use crate::sys::mount::{MountAttr, Reach, clone_link, clone_tree, mount_setattr, move_mount};
+use crate::sys::mount::{MountAttr, Reach, clone_link, clone_tree};
 
 /// What the runtime opened for a mount, before the container's process was made: things that a user namespace
 /// has no rights to.
@@ -62,6 +63,8 @@ pub struct Site<'a> {
     pub root: &'a RootDir,
     /// The host's procfs.
     pub proc: &'a ProcFs,
+    /// How they are changed.
+    pub change: &'a Change,
     /// What other paths mean.
     pub paths: Paths,
 }
@@ -71,18 +74,17 @@ pub struct Site<'a> {
 /// # Errors
 /// A failure in runc's words: `error mounting "proc" to rootfs at "/proc": …`.
 pub fn mount(site: Site<'_>, mount: &Mount, prepared: Option<Prepared>) -> Result<Option<OwnedFd>, Failure> {
-    let root = site.root;
     let result = match &mount.source {
-        MountSource::Bind { path, reach } => bind(root, mount, path, *reach, prepared),
+        MountSource::Bind { path, reach } => bind(site, mount, path, *reach, prepared),
         MountSource::Filesystem { kind, source } => filesystem(site, mount, kind, source, prepared).map(Some),
         MountSource::CgroupV1 { views, namespaced, readonly } => {
             let show = if *namespaced { Show::Namespace } else { Show::OwnDirectory };
-            cgroups::v1(root, mount, views, show, *readonly).map(|()| None)
+            cgroups::v1(site, mount, views, show, *readonly).map(|()| None)
         }
         MountSource::CgroupV2 { host_dir, readonly } => {
-            cgroups::v2(root, mount, host_dir.as_deref(), *readonly).map(|()| None)
+            cgroups::v2(site, mount, host_dir.as_deref(), *readonly).map(|()| None)
         }
-        MountSource::RemountBind | MountSource::RemountFilesystem => remount(root, mount).map(|()| None),
+        MountSource::RemountBind | MountSource::RemountFilesystem => remount(site, mount).map(|()| None),
     };
     result.map_err(|failure| {
         let source = match &mount.source {
@@ -123,8 +125,9 @@ fn filesystem(
         new.mount2(options, target.as_fd(), site.proc)?;
         // mount(2) gives no descriptor of what it made.
         let made = root.open(&mount.destination, OFlag::O_PATH).during("open mount", String::new)?;
-        return adjust(made.as_fd(), options).map(|()| made);
+        return adjust(site.change, made.as_fd(), options).map(|()| made);
     }
+    let mut kept = 0;
     let tree = match new.mount(options) {
         // A user namespace may mount these only if it owns the network and the pid namespace (crun #2178).
         Err(failure)
@@ -133,21 +136,26 @@ fn filesystem(
             let tree = host_view(kind).and_then(|path| clone_tree(AT_FDCWD, path, Reach::Tree).ok());
             let fits = |tree: &OwnedFd| kind != c"proc" || shows_own_pids(tree.as_fd());
             let tree = tree.filter(fits).ok_or(failure)?;
-            keep_attrs(tree.as_fd(), options.mount_attrs(), Reach::Tree)?;
+            kept = options.mount_attrs();
             tree
         }
         other => other?,
     };
     if let Some(Prepared::UserNamespace(userns)) = prepared {
         let map = MountAttr { set: attr::IDMAP, userns_fd: raw(&userns), ..MountAttr::default() };
-        mount_setattr(tree.as_fd(), &map, Reach::One)
+        site.change
+            .set(tree.as_fd(), &map, Reach::One)
             .during("map ids of", || kind.to_string_lossy())
             .map_err(|failure| failure.with_detail("does this filesystem support id-mapped mounts?"))?;
     }
     if options.copy_up {
         super::copy::copy_tree(target.as_fd(), tree.as_fd())?;
     }
-    finish(tree, target.as_fd(), options)
+    site.change.attach(&tree, target.as_fd(), |tree| {
+        site.change.keep(tree, kept, Reach::Tree)?;
+        adjust(site.change, tree, options)
+    })?;
+    Ok(tree)
 }
 
 fn raw(fd: &OwnedFd) -> u64 {
@@ -172,15 +180,15 @@ fn host_view(kind: &CStr) -> Option<&'static CStr> {
 }
 
 /// `remount`: what is mounted at the destination gets these options.
-fn remount(root: &RootDir, mount: &Mount) -> Result<(), Failure> {
+fn remount(site: Site<'_>, mount: &Mount) -> Result<(), Failure> {
     let options = &mount.options;
-    let target = root.open(&mount.destination, OFlag::O_PATH).during("open mount point", String::new)?;
+    let target = site.root.open(&mount.destination, OFlag::O_PATH).during("open mount point", String::new)?;
     check_not_in_proc(&mount.destination, target.as_fd(), Covers::Nothing)?;
     if matches!(mount.source, MountSource::RemountFilesystem) {
         reconfigure(target.as_fd(), options)?;
     }
-    remount_attrs(target.as_fd(), options)?;
-    adjust(target.as_fd(), options)
+    remount_attrs(site.change, target.as_fd(), options)?;
+    adjust(site.change, target.as_fd(), options)
 }
 
 /// A mount point for proc or sysfs: a real directory. Behind a link, masks and labels would miss the
@@ -238,7 +246,7 @@ fn check_not_in_proc(destination: &Path, target: BorrowedFd<'_>, with: Covers<'_
 
 /// A host path.
 fn bind(
-    root: &RootDir,
+    site: Site<'_>,
     mount: &Mount,
     path: &Path,
     reach: Reach,
@@ -248,7 +256,7 @@ fn bind(
     let links = mount.options.links;
     let tree = match prepared {
         Some(Prepared::Link(target)) => {
-            return copy_link(root, &target, &mount.destination).map(|()| None);
+            return copy_link(site.root, &target, &mount.destination).map(|()| None);
         }
         Some(Prepared::Source(tree)) => tree,
         prepared => match (open_source(path, reach, links), prepared) {
@@ -256,10 +264,13 @@ fn bind(
             (result, _) => result.during("open source", source)?,
         },
     };
-    let target = bind_target(root, mount, tree.as_fd())?;
+    let target = bind_target(site.root, mount, tree.as_fd())?;
     check_not_in_proc(&mount.destination, target.as_fd(), Covers::Tree(tree.as_fd()))?;
-    remount_attrs(tree.as_fd(), &mount.options)?;
-    finish(tree, target.as_fd(), &mount.options).map(Some)
+    site.change.attach(&tree, target.as_fd(), |tree| {
+        remount_attrs(site.change, tree, &mount.options)?;
+        adjust(site.change, tree, &mount.options)
+    })?;
+    Ok(Some(tree))
 }
 
 /// A detached copy of what is at a host path.
@@ -293,32 +304,23 @@ fn copy_link(root: &RootDir, target: &Path, destination: &Path) -> Result<(), Fa
     }
 }
 
-/// Recursive attributes and propagation, then the attach. The descriptor stays the mount's root.
-pub(super) fn finish(tree: OwnedFd, target: BorrowedFd<'_>, options: &Options) -> Result<OwnedFd, Failure> {
-    adjust(tree.as_fd(), options)?;
-    move_mount(tree.as_fd(), target).during("attach mount", String::new)?;
-    Ok(tree)
-}
-
-fn adjust(tree: BorrowedFd<'_>, options: &Options) -> Result<(), Failure> {
-    set_attrs(tree, options.tree_attrs, Reach::Tree)?;
+/// Recursive attributes and propagation.
+pub(super) fn adjust(change: &Change, tree: BorrowedFd<'_>, options: &Options) -> Result<(), Failure> {
+    change.attrs(tree, options.tree_attrs, Reach::Tree)?;
     for (flag, reach) in &options.propagation {
         let attr = MountAttr { propagation: *flag, ..MountAttr::default() };
-        mount_setattr(tree, &attr, *reach).during("set propagation", String::new)?;
+        change.set(tree, &attr, *reach).during("set propagation", String::new)?;
     }
     Ok(())
 }
 
 /// A bind's flags, as a bind remount sets them. Where the kernel has locked some (a mount of another user
 /// namespace's), those stay as they are, unless the options want them off (runc's rule).
-fn remount_attrs(tree: BorrowedFd<'_>, options: &Options) -> Result<(), Failure> {
+fn remount_attrs(how: &Change, tree: BorrowedFd<'_>, options: &Options) -> Result<(), Failure> {
     let Some(attrs) = options.bind_attrs() else { return Ok(()) };
     let change = |attrs: Attrs| {
-        mount_setattr(
-            tree,
-            &MountAttr { set: attrs.set, clear: attrs.clear, ..MountAttr::default() },
-            Reach::One,
-        )
+        let change = MountAttr { set: attrs.set, clear: attrs.clear, ..MountAttr::default() };
+        how.set(tree, &change, Reach::One)
     };
     let result = match change(attrs) {
         Err(e) if e.raw_os_error() == Some(libc::EPERM) => {
@@ -331,18 +333,4 @@ fn remount_attrs(tree: BorrowedFd<'_>, options: &Options) -> Result<(), Failure>
         other => other,
     };
     result.during("set mount attributes", String::new)
-}
-
-/// Sets attributes and leaves all others as they are, so that no lock is in the way.
-pub(super) fn keep_attrs(tree: BorrowedFd<'_>, set: u64, reach: Reach) -> Result<(), Failure> {
-    let basic = set & (attr::REMOUNTED | attr::NODIRATIME);
-    set_attrs(tree, Attrs { set: basic, clear: 0 }, reach)
-}
-
-pub(super) fn set_attrs(tree: BorrowedFd<'_>, attrs: Attrs, reach: Reach) -> Result<(), Failure> {
-    if attrs.is_empty() {
-        return Ok(());
-    }
-    let change = MountAttr { set: attrs.set, clear: attrs.clear, ..MountAttr::default() };
-    mount_setattr(tree, &change, reach).during("set mount attributes", String::new)
 }

@@ -11,11 +11,11 @@ use nix::mount::{MntFlags, MsFlags, umount2};
 use nix::sys::stat::Mode;
 use nix::unistd::{chdir, chroot, fchdir, pivot_root};
 
-use super::Rootfs;
+use super::{Change, Rootfs};
 use crate::init::{Context, Failure};
 use crate::path::ProcFs;
 use crate::plan::SwitchRoot;
-use crate::sys::mount::{MountAttr, Reach, mount_setattr};
+use crate::sys::mount::{MountAttr, Reach};
 
 /// Makes the rootfs the root of this process and its mount namespace, and drops the host's tree.
 ///
@@ -66,7 +66,7 @@ pub fn enter_root(root: BorrowedFd<'_>) -> Result<(), Failure> {
 ///
 /// # Errors
 /// EINVAL, EPERM.
-pub fn host_propagation(flag: u64, reach: Reach, rootfs: &Path) -> Result<(), Failure> {
+pub fn host_propagation(flag: u64, reach: Reach, rootfs: &Path, change: &Change) -> Result<(), Failure> {
     let recursive = if reach == Reach::Tree { MsFlags::MS_REC } else { MsFlags::empty() };
     let flags = MsFlags::from_bits_truncate(flag) | recursive;
     nix::mount::mount(None::<&str>, "/", None::<&str>, flags, None::<&str>)
@@ -77,7 +77,7 @@ pub fn host_propagation(flag: u64, reach: Reach, rootfs: &Path) -> Result<(), Fa
     let private = MountAttr { propagation: libc::MS_PRIVATE, ..MountAttr::default() };
     // Upwards to the root of the mount: other descriptors are EINVAL.
     for _ in 0..MAX_DEPTH {
-        match mount_setattr(at.as_fd(), &private, Reach::One) {
+        match change.set(at.as_fd(), &private, Reach::One) {
             Err(e) if e.raw_os_error() == Some(libc::EINVAL) => {
                 at = openat(&at, "..", open, Mode::empty()).during("open parent of rootfs", name)?;
             }
@@ -138,5 +138,5 @@ pub fn unescaped(field: &str) -> String {
 /// EINVAL, EPERM.
 pub fn set_propagation(rootfs: &Rootfs, flag: u64, reach: Reach) -> Result<(), Failure> {
     let attr = MountAttr { propagation: flag, ..MountAttr::default() };
-    mount_setattr(rootfs.root().as_fd(), &attr, reach).during("set root propagation", String::new)
+    rootfs.change.set(rootfs.root().as_fd(), &attr, reach).during("set root propagation", String::new)
 }

@@ -29,6 +29,30 @@ pub fn close_range(first: u32, what: CloseRange) -> io::Result<()> {
     check(unsafe { libc::syscall(libc::SYS_close_range, first, libc::c_uint::MAX, flags) }).map(drop)
 }
 
+/// Sets close-on-exec from `first` to the highest descriptor. `list` opens `/proc/self/fd` for reading; it is asked for
+/// where close_range(2) can't do it: ENOSYS before kernel 5.9, EINVAL before 5.11.
+///
+/// # Errors
+/// Those of `list` and of reading the directory.
+pub fn close_on_exec_from(first: u32, list: impl FnOnce() -> io::Result<OwnedFd>) -> io::Result<()> {
+    match close_range(first, CloseRange::CloseOnExec) {
+        Err(e) if matches!(e.raw_os_error(), Some(libc::ENOSYS | libc::EINVAL)) => {}
+        other => return other,
+    }
+    let mut dir = nix::dir::Dir::from_fd(list()?)?;
+    for entry in dir.iter() {
+        let name = entry?;
+        let Some(fd) = name.file_name().to_str().ok().and_then(|name| name.parse::<RawFd>().ok()) else {
+            continue;
+        };
+        if fd.unsigned_abs() >= first {
+            // SAFETY: integers only; the flag is of no consequence to an object that owns the descriptor.
+            check(libc::c_long::from(unsafe { libc::fcntl(fd, libc::F_SETFD, libc::FD_CLOEXEC) }))?;
+        }
+    }
+    Ok(())
+}
+
 /// Takes ownership of a descriptor number that this process was given by its caller (`LISTEN_FDS`,
 /// `--preserve-fds`, fd 3 of the shim).
 ///

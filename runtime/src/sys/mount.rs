@@ -180,6 +180,15 @@ pub fn move_mount(from: BorrowedFd<'_>, to: BorrowedFd<'_>) -> io::Result<()> {
     .map(drop)
 }
 
+/// Whether the kernel has mount_setattr(2) (5.12).
+#[must_use]
+pub fn has_mount_setattr() -> bool {
+    let none = std::ptr::null::<MountAttr>();
+    // SAFETY: a size of zero is refused (EINVAL) before the pointer is looked at.
+    let result = check(unsafe { libc::syscall(libc::SYS_mount_setattr, -1, c"".as_ptr(), 0, none, 0) });
+    !matches!(result, Err(e) if e.raw_os_error() == Some(libc::ENOSYS))
+}
+
 /// mount_setattr(2) on the mount of a descriptor (kernel 5.12).
 ///
 /// # Errors

@@ -343,7 +343,11 @@ pub fn set_domainname(name: &str) -> io::Result<()> {
 pub fn only_stdio(command: &mut std::process::Command) {
     use std::os::unix::process::CommandExt;
     let settle = || {
-        super::fs::close_range(3, super::fs::CloseRange::CloseOnExec)?;
+        super::fs::close_on_exec_from(3, || {
+            let flags =
+                nix::fcntl::OFlag::O_RDONLY | nix::fcntl::OFlag::O_DIRECTORY | nix::fcntl::OFlag::O_CLOEXEC;
+            Ok(nix::fcntl::open("/proc/self/fd", flags, nix::sys::stat::Mode::empty())?)
+        })?;
         // SAFETY: sigset_t is plain data for which all-zero is valid.
         let mut none: libc::sigset_t = unsafe { std::mem::zeroed() };
         // SAFETY: both calls only read and write the set on this stack.
