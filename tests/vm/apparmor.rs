@@ -77,3 +77,15 @@ fn an_unknown_profile_is_refused() {
     assert!(output.error().contains("davit-no-such-profile"), "{}", output.error());
     container.assert_nothing_left();
 }
+
+#[test]
+fn an_unknown_profile_is_refused_in_exec() {
+    let Some(world) = World::enter("vm::apparmor::an_unknown_profile_is_refused_in_exec") else { return };
+    let mut bundle = world.bundle();
+    bundle.args(&["sleep", "1000"]);
+    let container = world.container(&bundle).started();
+    let output = container.exec(&["--apparmor", "davit-no-such-profile"], &["true"]).exits(255);
+    assert!(output.error().contains("davit-no-such-profile"), "{}", output.error());
+    assert_eq!(container.status(), "running");
+    container.finish();
+}

@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 mod apparmor;
 mod legacy;
 mod limits;
+mod memory;
 mod systemd;
 mod unit;
 mod user;

@@ -3,7 +3,7 @@
 use std::path::Path;
 use std::process::{Child, Command};
 
-use davit_tests::{RUNC, World, host, unique, wait_until};
+use davit_tests::{Bundle, RUNC, World, host, unique, wait_until};
 use serde_json::json;
 
 use crate::cgroup_of;
@@ -133,6 +133,53 @@ fn properties_that_systemd_refuses_leave_nothing() {
     unit.container.assert_nothing_left();
 }
 
+#[test]
+fn a_job_that_fails_is_told() {
+    let Some(world) = World::enter("vm::systemd::a_job_that_fails_is_told") else { return };
+    let mut bundle = world.bundle();
+    // systemd takes the job, and it fails: the scope must not start without a service that is not running.
+    let other = "['systemd-rfkill.service', 'emergency.service']";
+    bundle.set(
+        "/annotations",
+        json!({"org.systemd.property.Requisite": other, "org.systemd.property.After": other}),
+    );
+    let unit = Unit::new(&world, &mut bundle, "vm");
+    let error = unit.davit(&["create", &unit.container.id]).exits(1).error();
+    assert!(error.contains("job result is \"dependency\"") && error.contains(&unit.name), "{error}");
+    assert_gone(&unit.name);
+    unit.container.assert_nothing_left();
+}
+
+#[test]
+fn a_container_limits_its_own_sub_cgroups() {
+    let test = "vm::systemd::a_container_limits_its_own_sub_cgroups";
+    let Some(world) = World::enter(test) else { return };
+    let mut bundle = world.bundle();
+    bundle
+        .push("/linux/namespaces", json!({"type": "cgroup"}))
+        .mount("/sys/fs/cgroup", "cgroup", "cgroup", &["rw", "nosuid", "noexec", "nodev"])
+        .set("/process/user", json!({"uid": 1000, "gid": 1000}))
+        // Controllers can be given to sub-cgroups when no process is left beside them.
+        .script(
+            "cd /sys/fs/cgroup && mkdir own && echo 1 >own/cgroup.procs &&
+             echo +memory +pids >cgroup.subtree_control && mkdir limited && echo 7 >limited/pids.max && echo made
+             exec sleep 1000",
+        );
+    let unit = Unit::new(&world, &mut bundle, "vm");
+    let create = unit.davit(&["create", &unit.container.id]).ok();
+    unit.davit(&["start", &unit.container.id]).ok();
+    wait_until("sub-cgroups", || create.stdout_now().contains("made"));
+    let scope = Path::new("/sys/fs/cgroup/system.slice").join(&unit.name);
+    systemd("systemctl", &["daemon-reload"]);
+    let limit = || std::fs::read_to_string(scope.join("limited/pids.max")).unwrap();
+    assert_eq!(limit(), "7\n", "systemd leaves it alone");
+    // The scope itself takes no process any more: exec goes where init is.
+    assert_eq!(unit.container.sh("cat /proc/self/cgroup"), "0::/own");
+    unit.davit(&["update", "--pids-limit", "44", &unit.container.id]).ok();
+    assert_eq!(std::fs::read_to_string(scope.join("pids.max")).unwrap(), "44\n");
+    unit.finish();
+}
+
 /// A scope of somebody else's.
 fn foreign_scope(name: &str, properties: &[&str]) -> Child {
     let mut command = Command::new("systemd-run");
@@ -174,37 +221,75 @@ fn a_stale_failed_unit_is_replaced() {
     unit.finish();
 }
 
-#[test]
-fn a_reload_takes_no_device_away() {
-    let Some(world) = World::enter("vm::systemd::a_reload_takes_no_device_away") else { return };
-    let mut bundle = world.bundle();
-    // fuse, and loop-control, which is refused whatever happens.
-    let node = |path: &str, minor: u32| json!({"path": path, "type": "c", "major": 10, "minor": minor});
-    bundle
-        .set(
-            "/linux/resources",
-            json!({"devices": [{"allow": false, "access": "rwm"},
-            {"allow": true, "type": "c", "major": 10, "minor": 229, "access": "rw"}]}),
-        )
-        .set("/linux/devices", json!([node("/dev/allowed", 229), node("/dev/refused", 237)]))
-        .args(&["sleep", "1000"]);
-    let unit = Unit::new(&world, &mut bundle, "vm");
-    unit.create();
-    unit.davit(&["start", &unit.container.id]).ok();
-    let open = |name: &str| {
-        let script = format!("(: </dev/{name}) 2>&1 && echo opened; true");
-        unit.container.sh(&script)
-    };
-    let check = |when: &str| {
-        assert_eq!(open("allowed"), "opened", "{when}");
-        let refused = open("refused");
+/// A running container that may open one of two devices: fuse (10:229), or loop-control (10:237).
+struct Devices<'w> {
+    unit: Unit<'w>,
+    allowed: &'static str,
+    refused: &'static str,
+}
+
+impl<'w> Devices<'w> {
+    fn new(world: &'w World, bundle: &'w mut Bundle, minor: u32) -> Devices<'w> {
+        let node = |path: &str, minor: u32| json!({"path": path, "type": "c", "major": 10, "minor": minor});
+        bundle
+            .set("/linux/resources", json!({"devices": rules(minor)}))
+            .set("/linux/devices", json!([node("/dev/fuse", 229), node("/dev/loop-control", 237)]))
+            .args(&["sleep", "1000"]);
+        let unit = Unit::new(world, bundle, "vm");
+        unit.create();
+        unit.davit(&["start", &unit.container.id]).ok();
+        let (allowed, refused) =
+            if minor == 229 { ("fuse", "loop-control") } else { ("loop-control", "fuse") };
+        Devices { unit, allowed, refused }
+    }
+
+    #[track_caller]
+    fn check(&self, when: &str) {
+        let open =
+            |name: &str| self.unit.container.sh(&format!("(: </dev/{name}) 2>&1 && echo opened; true"));
+        assert_eq!(open(self.allowed), "opened", "{when}");
+        let refused = open(self.refused);
         assert!(refused.ends_with("Operation not permitted"), "{when}: {refused}");
-        unit.container.sh("echo >/dev/null && head -c1 /dev/zero >/dev/null");
+        self.unit.container.sh("echo >/dev/null && head -c1 /dev/zero >/dev/null");
+    }
+}
+
+fn rules(minor: u32) -> serde_json::Value {
+    json!([{"allow": false, "access": "rwm"},
+        {"allow": true, "type": "c", "major": 10, "minor": minor, "access": "rw"}])
+}
+
+#[test]
+fn updates_and_reloads_change_no_device_rule_of_any_container() {
+    let test = "vm::systemd::updates_and_reloads_change_no_device_rule_of_any_container";
+    let Some(world) = World::enter(test) else { return };
+    let mut bundles = (world.bundle(), world.bundle());
+    let mut one = Devices::new(&world, &mut bundles.0, 229);
+    let two = Devices::new(&world, &mut bundles.1, 237);
+    let check = |one: &Devices<'_>, when: &str| {
+        one.check(when);
+        two.check(when);
     };
-    check("at first");
+    check(&one, "at first");
     systemd("systemctl", &["daemon-reload"]);
-    check("after a reload");
-    unit.finish();
+    check(&one, "after a reload");
+    let update = |flags: &[&str], input: &[u8]| {
+        let words = [&["update"], flags, &[&one.unit.container.id]].concat();
+        world.call(&words).stdin(input).run().ok();
+    };
+    update(&["--pids-limit", "55", "--memory", "67108864"], b"");
+    check(&one, "after an update");
+    systemd("systemctl", &["daemon-reload"]);
+    check(&one, "after an update and a reload");
+    // The device rules themselves.
+    update(&["--resources", "-"], json!({"devices": rules(237)}).to_string().as_bytes());
+    std::mem::swap(&mut one.allowed, &mut one.refused);
+    check(&one, "after other rules");
+    systemd("systemctl", &["daemon-reload"]);
+    check(&one, "after other rules and a reload");
+    one.unit.finish();
+    two.check("with the other one gone");
+    two.unit.finish();
 }
 
 #[test]

@@ -1,6 +1,7 @@
 //! OOM kills: their count, and a descriptor that becomes readable when there are new ones.
 
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
+use std::path::PathBuf;
 
 use nix::errno::Errno;
 use nix::fcntl::OFlag;
@@ -44,9 +45,38 @@ pub struct OomWatch {
 #[derive(Debug)]
 enum Notify {
     /// v2. The directory of the watched file is held open, since inotify takes a path.
-    Inotify(Inotify),
+    Inotify(Inotify, Above),
     /// v1; the kernel drops the registration when the eventfd is closed.
     EventFd(EventFd),
+}
+
+/// The cgroup above, whose memory.events counts what happens below it too (cgroup-v2.rst): it can be asked when the
+/// watched one went with its last process, as it does under systemd.
+#[derive(Debug)]
+struct Above {
+    path: PathBuf,
+    /// None without a count: the root has no memory.events.
+    kills: Option<u64>,
+}
+
+impl Above {
+    fn of(dir: &Dir, file: &str) -> Above {
+        let path = dir.path().parent().map(PathBuf::from).unwrap_or_default();
+        let kills = Above::read(&path, file);
+        Above { path, kills }
+    }
+
+    fn read(path: &std::path::Path, file: &str) -> Option<u64> {
+        count(&Dir::open(path).ok()?, file)
+    }
+
+    /// Whether there are more kills than at the last look.
+    fn has_more(&mut self, file: &str) -> bool {
+        let now = Above::read(&self.path, file);
+        let more = now > self.kills && self.kills.is_some();
+        self.kills = now;
+        more
+    }
 }
 
 impl OomWatch {
@@ -66,19 +96,21 @@ impl OomWatch {
     /// Never blocks. Also call it once before the cgroup is removed: a kill that came last may not have been
     /// notified yet.
     pub fn drain(&mut self) -> bool {
-        let notified = match &self.notify {
-            // EAGAIN ends the queue; anything else can only be told by the count below.
-            Notify::Inotify(inotify) => {
-                while inotify.read_events().is_ok_and(|events| !events.is_empty()) {}
-                0
+        let killed_at_last = match &mut self.notify {
+            Notify::Inotify(inotify, above) => {
+                let mut modified = false;
+                // EAGAIN ends the queue; anything else can only be told by the count.
+                while let Ok(events) = inotify.read_events() {
+                    modified |= events.iter().any(|event| event.mask.contains(AddWatchFlags::IN_MODIFY));
+                }
+                // In this order: the count above is brought up to date in any case.
+                above.has_more(self.file) && modified
             }
-            Notify::EventFd(eventfd) => eventfd.read().unwrap_or(0),
+            // The removal notifies once; what came on top of that was an OOM.
+            Notify::EventFd(eventfd) => eventfd.read().is_ok_and(|notified| notified > 1),
         };
-        let now = match count(&self.dir, self.file) {
-            Some(now) => now,
-            // The cgroup is gone. Its removal notifies once; what came on top of that was an OOM.
-            None => self.seen.saturating_add(u64::from(notified > 1)),
-        };
+        // Without a count the cgroup is gone.
+        let now = count(&self.dir, self.file).unwrap_or(self.seen.saturating_add(u64::from(killed_at_last)));
         let new = now > self.seen;
         self.seen = now;
         new
@@ -98,7 +130,7 @@ impl Notify {
         // Through the open directory, so that it is the same cgroup.
         let path = format!("/proc/self/fd/{}/{file}", dir.as_fd().as_raw_fd());
         inotify.add_watch(path.as_str(), AddWatchFlags::IN_MODIFY).map_err(error)?;
-        Ok(Notify::Inotify(inotify))
+        Ok(Notify::Inotify(inotify, Above::of(dir, file)))
     }
 
     fn by_eventfd(dir: &Dir, file: &'static str) -> Result<Notify, Error> {
@@ -114,7 +146,7 @@ impl Notify {
 impl AsFd for OomWatch {
     fn as_fd(&self) -> BorrowedFd<'_> {
         match &self.notify {
-            Notify::Inotify(inotify) => inotify.as_fd(),
+            Notify::Inotify(inotify, _) => inotify.as_fd(),
             Notify::EventFd(eventfd) => eventfd.as_fd(),
         }
     }
