@@ -134,6 +134,8 @@ debian_tree_for_tests() {
     podman-sid)
         "$ROOT/hack/debian-tree" --name podman-sid sid podman crun runc conmon netavark catatonit buildah
         ;;
+    docker-sid) "$ROOT/hack/debian-tree" --name docker-sid sid docker.io docker-cli ;;
+    cni) "$ROOT/hack/debian-tree" --name cni bookworm containernetworking-plugins ;;
     *) "$ROOT/hack/debian-tree" "$1" containerd runc crun ;;
     esac
 }

@@ -1,8 +1,10 @@
 //! A private containerd of one Debian release, and `ctr` for it.
 
 use std::fs::{self, File};
+use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 
 use anyhow::{Context, Result, bail};
@@ -10,9 +12,10 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use tempfile::TempDir;
 
-use crate::leaks::{self, Before};
+use crate::leaks;
+use crate::net::PrivateNet;
+use crate::poll;
 use crate::setup::{self, Release};
-use crate::{containerd, poll};
 
 /// What a `ctr` call gave.
 #[derive(Debug)]
@@ -35,13 +38,24 @@ impl From<Output> for Call {
     }
 }
 
+/// How a daemon is started.
+#[derive(Default)]
+pub struct Options {
+    /// The namespace that the daemon, its shims and containers on the host's network are in; the machine's without.
+    pub net: Option<Arc<PrivateNet>>,
+    /// The shim and the runtime under test are found under the names of runc's: what uses the default uses ours.
+    pub drop_in: bool,
+    /// Replaces the configuration: `DIR` stands for the daemon's folder.
+    pub config: Option<String>,
+}
+
 /// A running daemon. Its end removes all that its tests left, so that one failure does not cause the next.
 pub struct Containerd {
     daemon: Child,
     dir: TempDir,
     programs: PathBuf,
+    options: Options,
     namespace: String,
-    before: Before,
     ids: AtomicU32,
 }
 
@@ -59,31 +73,60 @@ address = "DIR/containerd.sock"
 impl Containerd {
     /// Starts this release's containerd with its own folders and imports the image.
     pub fn start(release: Release) -> Result<Containerd> {
+        Containerd::with(release, Options::default())
+    }
+
+    /// As [`Containerd::start`], in other ways.
+    pub fn with(release: Release, options: Options) -> Result<Containerd> {
         setup::own_memory_cgroup();
         let programs = release.bin()?;
         let dir = TempDir::with_prefix("davit-it-")?;
+        // Where user namespaces are used, their root has to get through to what is mounted below.
+        fs::set_permissions(dir.path(), fs::Permissions::from_mode(0o711))?;
         let namespace = dir.path().file_name().context("folder name")?.to_string_lossy().into_owned();
-        fs::write(dir.path().join("config.toml"), CONFIG.replace("DIR", &dir.path().to_string_lossy()))?;
-        let before = Before::take();
-        let log = File::create(dir.path().join("log"))?;
-        let daemon = Command::new(programs.join("containerd"))
-            .arg("--config")
-            .arg(dir.path().join("config.toml"))
-            .env("PATH", path(&programs))
-            .stdin(Stdio::null())
-            .stdout(log.try_clone()?)
-            .stderr(log)
-            .spawn()?;
-        let daemon = Containerd { daemon, dir, programs, namespace, before, ids: AtomicU32::new(0) };
-        if poll::within(30, || (daemon.ctr(&["version"]).code == 0).then_some(())).is_none() {
-            bail!("containerd did not come up: {}", daemon.log());
+        leaks::own_sockets(dir.path())?;
+        let config = options.config.as_deref().unwrap_or(CONFIG);
+        fs::write(dir.path().join("config.toml"), config.replace("DIR", &dir.path().to_string_lossy()))?;
+        if options.drop_in {
+            let names = dir.path().join("drop-in");
+            fs::create_dir(&names)?;
+            symlink(setup::bin().join("containerd-shim-davit-v2"), names.join("containerd-shim-runc-v2"))?;
+            symlink(setup::runtime(), names.join("runc"))?;
         }
-        let image = setup::image()?.to_string_lossy();
-        let import = daemon.ctr(&["images", "import", &image]);
-        if import.code != 0 {
-            bail!("ctr images import: {} {}", import.err, daemon.log());
-        }
+        let daemon = spawn(&programs, dir.path(), &options)?;
+        let daemon = Containerd { daemon, dir, programs, options, namespace, ids: AtomicU32::new(0) };
+        daemon.wait_until_up()?;
+        daemon.import(&daemon.namespace, setup::image()?)?;
         Ok(daemon)
+    }
+
+    fn wait_until_up(&self) -> Result<()> {
+        if poll::within(60, || (self.ctr(&["version"]).code == 0).then_some(())).is_none() {
+            bail!("containerd did not come up: {}", self.log());
+        }
+        Ok(())
+    }
+
+    /// Imports an image archive into a containerd namespace.
+    pub fn import(&self, namespace: &str, archive: &Path) -> Result<()> {
+        let import = self.ctr(&["--namespace", namespace, "images", "import", &archive.to_string_lossy()]);
+        if import.code != 0 {
+            bail!("ctr images import: {} {}", import.err, self.log());
+        }
+        Ok(())
+    }
+
+    /// Ends the daemon, its shims left running: orderly by SIGTERM, or as a crash does by SIGKILL.
+    pub fn stop(&mut self, signal: Signal) {
+        let _ = kill(Pid::from_raw(self.daemon.id() as i32), signal);
+        let _ = self.daemon.wait();
+    }
+
+    /// Starts the daemon again on its folders, perhaps another release's.
+    pub fn start_again(&mut self, release: Release) -> Result<()> {
+        self.programs = release.bin()?;
+        self.daemon = spawn(&self.programs, self.dir.path(), &self.options)?;
+        self.wait_until_up()
     }
 
     /// The daemon's own folder.
@@ -98,7 +141,7 @@ impl Containerd {
 
     /// The search path the daemon runs with: the programs under test first.
     pub fn path(&self) -> String {
-        containerd::path(&self.programs)
+        path(&self.programs, self.dir(), &self.options)
     }
 
     /// The containerd namespace of this daemon's tests; every id and cgroup carries it.
@@ -174,11 +217,20 @@ impl Containerd {
         leaks::shims(self.dir())
     }
 
+    /// The pid of the shim that was started for this container.
+    pub fn shim_of(&self, id: &str) -> Option<i32> {
+        let shims = leaks::shims(self.dir());
+        shims.into_iter().find(|pid| {
+            let line = fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+            line.split(|&byte| byte == 0).any(|word| word == id.as_bytes())
+        })
+    }
+
     /// Panics if anything of this daemon's containers is left. Shims end a little after the last call.
     pub fn assert_nothing_left(&self) {
         let mut left = Vec::new();
         poll::within(15, || {
-            left = self.before.left(&self.namespace, self.dir());
+            left = leaks::left(&self.namespace, self.dir());
             left.is_empty().then_some(())
         });
         assert!(left.is_empty(), "left behind:\n{}\n{}", left.join("\n"), self.log());
@@ -192,15 +244,29 @@ impl Containerd {
     }
 }
 
-fn path(programs: &Path) -> String {
+fn path(programs: &Path, dir: &Path, options: &Options) -> String {
     let own = std::env::var("PATH").unwrap_or_default();
-    format!("{}:{}:{own}", setup::bin().display(), programs.display())
+    let rest = format!("{}:{}:{own}", setup::bin().display(), programs.display());
+    match options.drop_in {
+        true => format!("{}:{rest}", dir.join("drop-in").display()),
+        false => rest,
+    }
+}
+
+fn spawn(programs: &Path, dir: &Path, options: &Options) -> Result<Child> {
+    let log = File::options().create(true).append(true).open(dir.join("log"))?;
+    let program = programs.join("containerd");
+    let mut command = match &options.net {
+        Some(net) => net.command(&program),
+        None => Command::new(&program),
+    };
+    command.arg("--config").arg(dir.join("config.toml")).env("PATH", path(programs, dir, options));
+    Ok(command.stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log).spawn()?)
 }
 
 impl Drop for Containerd {
     fn drop(&mut self) {
-        let _ = kill(Pid::from_raw(self.daemon.id() as i32), Signal::SIGTERM);
-        let _ = self.daemon.wait();
+        self.stop(Signal::SIGTERM);
         for (pid, _) in leaks::processes(&self.namespace, self.dir()) {
             let _ = kill(Pid::from_raw(pid), Signal::SIGKILL);
         }

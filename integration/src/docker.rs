@@ -1,63 +1,62 @@
-//! A private dockerd on a private containerd, with our command line program as one of its runtimes.
+//! A private dockerd on a private containerd, with our programs as its runtimes.
 
 use std::fs::{self, File};
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
+use std::sync::Arc;
 
 use anyhow::{Result, bail};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
+use serde_json::{Value, json};
 
-use crate::containerd::{Call, Containerd};
+use crate::containerd::{Call, Containerd, Options};
+use crate::net::PrivateNet;
 use crate::poll;
 use crate::setup::{self, Release};
 
 /// The image's name as docker shows it.
 pub const IMAGE: &str = "busybox:davit";
 
-/// A running dockerd without network, so that the machine's firewall and bridges stay as they are.
+/// How dockerd reaches the programs under test.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Through {
+    /// `runtimes.davit.path`: the command line program, below docker's own shim.
+    Path,
+    /// `runtimes.davit.runtimeType`: our shim (docker 23 and newer).
+    RuntimeType,
+    /// Our programs under the names of runc's and its shim's, for versions that know no `runtimeType`.
+    DropIn,
+}
+
+/// A running dockerd. Its networks are in a namespace of its own, so that the machine's firewall and bridges stay
+/// as they are.
 pub struct Docker {
     daemon: Child,
     programs: PathBuf,
+    net: Arc<PrivateNet>,
+    through: Through,
+    /// Whose dockerd it is.
+    pub release: Release,
     /// The containerd below it.
     pub containerd: Containerd,
 }
 
 impl Docker {
-    /// Starts dockerd 20.10 of Debian 12 and loads the image.
-    pub fn start() -> Result<Docker> {
-        let containerd = Containerd::start(Release::Bookworm)?;
-        let programs = Release::Bookworm.bin()?;
+    /// Starts dockerd with our runtime by the name `davit` beside its own, and loads the image. Through
+    /// `runtimeType` it is the default, which the drop-in is anyway.
+    pub fn start(release: Release, through: Through) -> Result<Docker> {
+        let net = Arc::new(PrivateNet::new()?);
+        let drop_in = through == Through::DropIn;
+        let options = Options { net: Some(Arc::clone(&net)), drop_in, config: None };
+        let containerd = Containerd::with(release, options)?;
+        let programs = release.bin()?;
         let dir = containerd.dir().join("docker");
         fs::create_dir(&dir)?;
-        let config = serde_json::json!({ "runtimes": { "davit": { "path": setup::runtime() } } });
-        fs::write(dir.join("daemon.json"), config.to_string())?;
-        let log = File::create(dir.join("log"))?;
-        let daemon = Command::new(programs.join("dockerd"))
-            .arg("--config-file")
-            .arg(dir.join("daemon.json"))
-            .arg("--containerd")
-            .arg(containerd.socket())
-            .args(["--containerd-namespace", containerd.namespace()])
-            .args(["--containerd-plugins-namespace", &format!("{}-plugins", containerd.namespace())])
-            .arg("--data-root")
-            .arg(dir.join("data"))
-            .arg("--exec-root")
-            .arg(dir.join("exec"))
-            .arg("--pidfile")
-            .arg(dir.join("pid"))
-            .arg(format!("--host=unix://{}", dir.join("docker.sock").display()))
-            .args(["--bridge=none", "--iptables=false", "--ip6tables=false", "--storage-driver=vfs"])
-            .args(["--cgroup-parent", &format!("/{}", containerd.namespace())])
-            .env("PATH", containerd.path())
-            .stdin(Stdio::null())
-            .stdout(log.try_clone()?)
-            .stderr(log)
-            .spawn()?;
-        let docker = Docker { daemon, programs, containerd };
-        if poll::within(60, || (docker.docker(&["version"]).code == 0).then_some(())).is_none() {
-            bail!("dockerd did not come up: {}", docker.log());
-        }
+        fs::write(dir.join("daemon.json"), config(through).to_string())?;
+        let daemon = spawn(&containerd, &net, &programs)?;
+        let docker = Docker { daemon, programs, net, through, release, containerd };
+        docker.wait_until_up()?;
         let image = setup::image()?.to_string_lossy();
         let load = docker.docker(&["load", "--quiet", "--input", &image]);
         if load.code != 0 {
@@ -66,28 +65,78 @@ impl Docker {
         Ok(docker)
     }
 
-    /// Runs the docker client to its end.
-    pub fn docker(&self, args: &[&str]) -> Call {
+    fn wait_until_up(&self) -> Result<()> {
+        if poll::within(60, || (self.docker(&["version"]).code == 0).then_some(())).is_none() {
+            bail!("dockerd did not come up: {}", self.log());
+        }
+        Ok(())
+    }
+
+    /// Ends dockerd alone, by this signal, and starts it again after `while_away`: with live-restore its containers
+    /// run on.
+    pub fn restart(&mut self, signal: Signal, while_away: impl FnOnce()) -> Result<()> {
+        self.stop(signal);
+        while_away();
+        self.daemon = spawn(&self.containerd, &self.net, &self.programs)?;
+        self.wait_until_up()
+    }
+
+    /// How it reaches the programs under test.
+    pub fn through(&self) -> Through {
+        self.through
+    }
+
+    /// The client's command line. A call that hangs is a failed test and not a hanging one.
+    pub fn line(&self, args: &[&str]) -> Command {
         let socket = self.containerd.dir().join("docker/docker.sock");
-        // A call that hangs is a failed test and not a hanging one.
         let mut command = Command::new("timeout");
         command.args(["--foreground", "120"]).arg(self.programs.join("docker"));
         command.arg(format!("--host=unix://{}", socket.display())).args(args).stdin(Stdio::null());
         // The client's own settings would be those of the person who runs the tests.
         command.env("DOCKER_CONFIG", self.containerd.dir()).env("PATH", self.containerd.path());
-        match command.output() {
+        command
+    }
+
+    /// Runs the docker client to its end.
+    pub fn docker(&self, args: &[&str]) -> Call {
+        match self.line(args).output() {
             Ok(output) => output.into(),
             Err(e) => Call { code: -1, out: String::new(), err: e.to_string() },
         }
     }
 
-    /// `docker run` with our runtime and without network.
-    pub fn run(&self, options: &[&str], command: &[&str]) -> Call {
-        let mut args = vec!["run", "--runtime", "davit", "--network", "none"];
+    /// As [`Docker::docker`]; panics unless it succeeds. Gives its output without the last line's end.
+    pub fn ok(&self, args: &[&str]) -> String {
+        let call = self.docker(args);
+        assert_eq!(call.code, 0, "docker {args:?}: {}\n{}", call.err, self.log());
+        call.out.trim_end().to_owned()
+    }
+
+    /// One value of `docker inspect`.
+    pub fn inspect(&self, container: &str, format: &str) -> String {
+        self.ok(&["inspect", "--format", &format!("{{{{{format}}}}}"), container])
+    }
+
+    /// The words of `docker run` with a runtime and without network.
+    pub fn run_words<'a>(&self, runtime: &'a str, options: &[&'a str], command: &[&'a str]) -> Vec<&'a str> {
+        let mut args = vec!["run", "--runtime", runtime];
+        if !options.iter().any(|option| option.starts_with("--network")) {
+            args.extend(["--network", "none"]);
+        }
         args.extend(options);
         args.push(IMAGE);
         args.extend(command);
-        self.docker(&args)
+        args
+    }
+
+    /// The name of the runtime under test.
+    pub fn runtime(&self) -> &'static str {
+        if self.through == Through::DropIn { "runc" } else { "davit" }
+    }
+
+    /// `docker run` with our runtime and without network.
+    pub fn run(&self, options: &[&str], command: &[&str]) -> Call {
+        self.docker(&self.run_words(self.runtime(), options, command))
     }
 
     /// The end of the daemon's log.
@@ -96,18 +145,21 @@ impl Docker {
         let lines: Vec<&str> = log.lines().collect();
         lines.iter().skip(lines.len().saturating_sub(15)).copied().collect::<Vec<_>>().join("\n")
     }
-}
 
-impl Docker {
     /// Ends the daemon; panics if its containers left anything.
     pub fn finish(mut self) {
-        self.stop();
+        self.stop(Signal::SIGTERM);
+        // dockerd's own: its data folder, made shared by a mount, and the host's network namespace.
+        for own in ["data", "exec/netns/default"] {
+            let point = self.containerd.dir().join("docker").join(own);
+            let _ = nix::mount::umount2(&point, nix::mount::MntFlags::MNT_DETACH);
+        }
         self.containerd.assert_nothing_left();
     }
 
-    fn stop(&mut self) {
-        let _ = kill(Pid::from_raw(self.daemon.id() as i32), Signal::SIGTERM);
-        let gone = poll::within(20, || self.daemon.try_wait().ok().flatten());
+    fn stop(&mut self, signal: Signal) {
+        let _ = kill(Pid::from_raw(self.daemon.id() as i32), signal);
+        let gone = poll::within(30, || self.daemon.try_wait().ok().flatten());
         if gone.is_none() {
             let _ = self.daemon.kill();
             let _ = self.daemon.wait();
@@ -115,8 +167,55 @@ impl Docker {
     }
 }
 
+/// daemon.json.
+fn config(through: Through) -> Value {
+    let mut config = json!({ "live-restore": true });
+    match through {
+        Through::Path => config["runtimes"] = json!({ "davit": { "path": setup::runtime() } }),
+        Through::RuntimeType => {
+            let shim = setup::bin().join("containerd-shim-davit-v2");
+            config["runtimes"] = json!({ "davit": { "runtimeType": shim } });
+            config["default-runtime"] = json!("davit");
+        }
+        Through::DropIn => {}
+    }
+    config
+}
+
+fn spawn(containerd: &Containerd, net: &PrivateNet, programs: &std::path::Path) -> Result<Child> {
+    let dir = containerd.dir().join("docker");
+    let log = File::options().create(true).append(true).open(dir.join("log"))?;
+    let child = net
+        .command(&programs.join("dockerd"))
+        .arg("--config-file")
+        .arg(dir.join("daemon.json"))
+        .arg("--containerd")
+        .arg(containerd.socket())
+        .args(["--containerd-namespace", containerd.namespace()])
+        .args(["--containerd-plugins-namespace", &format!("{}-plugins", containerd.namespace())])
+        .arg("--data-root")
+        .arg(dir.join("data"))
+        .arg("--exec-root")
+        .arg(dir.join("exec"))
+        .arg("--pidfile")
+        .arg(dir.join("pid"))
+        .arg(format!("--host=unix://{}", dir.join("docker.sock").display()))
+        .arg("--init-path")
+        .arg(programs.join("docker-init"))
+        .args(["--iptables=false", "--ip6tables=false", "--ip-masq=false", "--userland-proxy=false"])
+        .arg("--storage-driver=overlay2")
+        .args(["--cgroup-parent", &format!("/{}", containerd.namespace())])
+        .env("PATH", containerd.path())
+        .stdin(Stdio::null())
+        .stdout(log.try_clone()?)
+        .stderr(log)
+        .spawn()?;
+    Ok(child)
+}
+
 impl Drop for Docker {
     fn drop(&mut self) {
-        self.stop();
+        // With live-restore its containers would stay until the containerd below is cleaned up.
+        self.stop(Signal::SIGTERM);
     }
 }

@@ -7,41 +7,36 @@ use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
 
+use anyhow::{Context, Result};
+use nix::mount::{MsFlags, mount};
+use nix::sched::{CloneFlags, unshare};
+
 /// Where every containerd's shims keep their sockets, whatever the daemon's own state folder is.
 const SOCKETS: &str = "/run/containerd/s";
 /// Where `ctr` makes the FIFOs of a container.
 const FIFOS: &str = "/run/containerd/fifo";
 
-/// The state before a daemon started, to compare with.
-pub struct Before {
-    sockets: BTreeSet<PathBuf>,
+/// Gives this thread, and all that it starts, a mount namespace of its own in which the sockets of shims lie below
+/// `dir`: those of other daemons on the machine are not among them.
+pub fn own_sockets(dir: &Path) -> Result<()> {
+    unshare(CloneFlags::CLONE_NEWNS).context("unshare")?;
+    let (flags, none) = (MsFlags::MS_REC | MsFlags::MS_PRIVATE, None::<&str>);
+    mount(none, "/", none, flags, none).context("make private")?;
+    let own = dir.join("sockets");
+    fs::create_dir(&own)?;
+    fs::create_dir_all(SOCKETS)?;
+    mount(Some(&own), SOCKETS, none, MsFlags::MS_BIND, none).context("mount over the sockets' folder")
 }
 
-impl Before {
-    /// Takes the state now.
-    pub fn take() -> Before {
-        Before { sockets: entries(Path::new(SOCKETS)) }
-    }
-
-    /// Everything left that carries `word` or lies below `dir`, one line each.
-    pub fn left(&self, word: &str, dir: &Path) -> Vec<String> {
-        let mut found: Vec<String> =
-            processes(word, dir).into_iter().map(|(pid, line)| format!("process {pid}: {line}")).collect();
-        found.extend(mounts(word, dir).into_iter().map(|m| format!("mount {m}")));
-        found.extend(cgroups(word).into_iter().map(|c| format!("cgroup {}", c.display())));
-        found.extend(self.sockets_left().into_iter().map(|s| format!("socket {}", s.display())));
-        found.extend(fifos(word).into_iter().map(|f| format!("FIFO {}", f.display())));
-        found
-    }
-
-    /// Sockets that are new and that no process listens on: those of other daemons' live shims do not count.
-    fn sockets_left(&self) -> Vec<PathBuf> {
-        let listening = fs::read_to_string("/proc/net/unix").unwrap_or_default();
-        entries(Path::new(SOCKETS))
-            .into_iter()
-            .filter(|s| !self.sockets.contains(s) && !listening.contains(&*s.to_string_lossy()))
-            .collect()
-    }
+/// Everything left that carries `word` or lies below `dir`, one line each, after [`own_sockets`].
+pub fn left(word: &str, dir: &Path) -> Vec<String> {
+    let mut found: Vec<String> =
+        processes(word, dir).into_iter().map(|(pid, line)| format!("process {pid}: {line}")).collect();
+    found.extend(mounts(word, dir).into_iter().map(|m| format!("mount {m}")));
+    found.extend(cgroups(word).into_iter().map(|c| format!("cgroup {}", c.display())));
+    found.extend(entries(&dir.join("sockets")).into_iter().map(|s| format!("socket {}", s.display())));
+    found.extend(fifos(word).into_iter().map(|f| format!("FIFO {}", f.display())));
+    found
 }
 
 fn entries(dir: &Path) -> BTreeSet<PathBuf> {
@@ -79,7 +74,7 @@ pub fn shims(dir: &Path) -> Vec<i32> {
 
 /// Mount points, network namespace files among them, that lie below `dir` or carry `word`.
 pub fn mounts(word: &str, dir: &Path) -> Vec<String> {
-    let table = fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
+    let table = fs::read_to_string("/proc/thread-self/mountinfo").unwrap_or_default();
     table
         .lines()
         .filter_map(|line| line.split(' ').nth(4))

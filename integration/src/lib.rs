@@ -10,6 +10,7 @@
 pub mod containerd;
 pub mod docker;
 pub mod leaks;
+pub mod net;
 pub mod podman;
 pub mod poll;
 pub mod setup;

@@ -22,6 +22,10 @@ pub enum Release {
     Sid,
     /// Debian unstable: podman 5 and buildah, in a tree of their own.
     SidPodman,
+    /// Debian unstable: dockerd 28, in a tree of its own with containerd 2.1.
+    SidDocker,
+    /// Debian 12: the plugins that make the networks of Kubernetes' pods.
+    Cni,
 }
 
 impl Release {
@@ -31,6 +35,8 @@ impl Release {
             Release::Bookworm => &["bookworm", "containerd", "runc", "crun", "docker.io", "podman"],
             Release::Trixie => &["trixie", "containerd", "runc", "crun"],
             Release::Sid => &["sid", "containerd", "runc", "crun"],
+            Release::SidDocker => &["--name", "docker-sid", "sid", "docker.io", "docker-cli"],
+            Release::Cni => &["--name", "cni", "bookworm", "containernetworking-plugins"],
             Release::SidPodman => &[
                 "--name",
                 "podman-sid",
@@ -106,18 +112,28 @@ pub fn missing() -> Option<String> {
 
 /// The image archive, made on first use.
 pub fn image() -> Result<&'static Path> {
-    static IMAGE_FILE: OnceLock<PathBuf> = OnceLock::new();
+    static FILE: OnceLock<PathBuf> = OnceLock::new();
+    made_once(&FILE, "busybox-image", &[])
+}
+
+/// The archive of the image that a pod's first container runs.
+pub fn pause_image() -> Result<&'static Path> {
+    static FILE: OnceLock<PathBuf> = OnceLock::new();
+    made_once(&FILE, "pause-image", &["pause"])
+}
+
+fn made_once(made: &'static OnceLock<PathBuf>, name: &str, words: &[&str]) -> Result<&'static Path> {
     static MAKING: Mutex<()> = Mutex::new(());
     let _one = MAKING.lock().unwrap_or_else(|e| e.into_inner());
-    if IMAGE_FILE.get().is_none() {
-        let file = root().join("target/busybox-image.tar");
+    if made.get().is_none() {
+        let file = root().join("target").join(name).with_extension("tar");
         let fresh = file.with_extension(format!("{}", std::process::id()));
-        run(Command::new(root().join("hack/busybox-image")).arg(&fresh))?;
+        run(Command::new(root().join("hack/busybox-image")).arg(&fresh).args(words))?;
         // Renamed, so that test programs running at the same time never see half an archive.
         fs::rename(&fresh, &file)?;
-        let _ = IMAGE_FILE.set(file);
+        let _ = made.set(file);
     }
-    IMAGE_FILE.get().map(PathBuf::as_path).context("image archive")
+    made.get().map(PathBuf::as_path).context("image archive")
 }
 
 /// Runs a command to its end and fails with its stderr when it fails.

@@ -1,6 +1,5 @@
-//! podman and dockerd with our command line program as their runtime.
+//! podman with our command line program as its runtime; more of it is in podman.rs, dockerd in docker/.
 
-use davit_integration::docker::Docker;
 use davit_integration::podman::Podman;
 use davit_integration::setup::{self, Release};
 use davit_integration::{poll, skip};
@@ -42,36 +41,4 @@ fn podman_run_exec_logs() {
         left.is_empty().then_some(())
     });
     assert!(left.is_empty(), "{left:#?}");
-}
-
-#[test]
-fn docker_run_exec_logs() {
-    if let Some(reason) = missing() {
-        skip!("{reason}");
-    }
-    let docker = Docker::start().expect("dockerd");
-    let hello = docker.run(&["--rm"], &["echo", "hello"]);
-    assert_eq!((hello.code, hello.out.as_str()), (0, "hello\n"), "{}\n{}", hello.err, docker.log());
-    assert_eq!(docker.run(&["--rm"], &["sh", "-c", "exit 7"]).code, 7);
-    let missing = docker.run(&["--rm"], &["/no/such/program"]);
-    assert_eq!(missing.code, 127, "{}", missing.err);
-    let refused = docker.run(&["--rm"], &["/etc/passwd"]);
-    assert_eq!(refused.code, 126, "{}", refused.err);
-
-    let started = docker.run(&["-d", "--name", "one"], &["sh", "-c", "echo in the log; sleep 1000"]);
-    assert_eq!(started.code, 0, "{}", started.err);
-    let exec = docker.docker(&["exec", "one", "sh", "-c", "echo inside; exit 3"]);
-    assert_eq!((exec.code, exec.out.as_str()), (3, "inside\n"), "{}", exec.err);
-    poll::until("the log", 30, || docker.docker(&["logs", "one"]).out.contains("in the log").then_some(()));
-    let top = docker.docker(&["top", "one"]);
-    assert!(top.out.contains("sleep 1000"), "{} {}", top.out, top.err);
-    assert_eq!(docker.docker(&["pause", "one"]).code, 0);
-    assert_eq!(docker.docker(&["inspect", "--format", "{{.State.Status}}", "one"]).out, "paused\n");
-    assert_eq!(docker.docker(&["unpause", "one"]).code, 0);
-    assert_eq!(docker.docker(&["stop", "--time", "0", "one"]).code, 0);
-    assert_eq!(docker.docker(&["inspect", "--format", "{{.State.ExitCode}}", "one"]).out, "137\n");
-    let again = docker.docker(&["start", "one"]);
-    assert_eq!(again.code, 0, "{}", again.err);
-    assert_eq!(docker.docker(&["rm", "--force", "one"]).code, 0);
-    docker.finish();
 }

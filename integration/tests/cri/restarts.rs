@@ -1,0 +1,69 @@
+//! The shim or the daemon killed under running pods.
+
+use davit_integration::poll;
+use k8s_cri::v1::{ContainerState, PodSandboxState, PodSandboxStatusRequest};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+
+use crate::node::{Node, Pod};
+use crate::pods::parent;
+
+fn sandbox_state(pod: &mut Pod<'_>) -> PodSandboxState {
+    let request = PodSandboxStatusRequest { pod_sandbox_id: pod.id.clone(), verbose: false };
+    pod.cri.pod_sandbox_status(request).expect("status").status.expect("status").state()
+}
+
+/// All of the pod ends with its shim, and kubelet learns of it.
+pub fn shim_killed(node: &mut Node) {
+    let mut pod = node.pod("killed");
+    let one = pod.script("one", "sleep 1000");
+    let two = pod.script("two", "sleep 1000");
+    let known = pod.script("known", "exit 9");
+    assert_eq!(pod.end(&known).0, 9);
+    let (shim, first) = (parent(pod.pid(&one)), pod.pid(&one));
+    kill(Pid::from_raw(shim), Signal::SIGKILL).expect("kill");
+    for id in [&one, &two] {
+        // 255 where containerd hears of the closed connection first, with any shim; 137 by the shim's own `delete`.
+        let code = pod.end(id).0;
+        assert!([137, 255].contains(&code), "{id}: {code}");
+    }
+    assert_eq!(pod.end(&known).0, 9);
+    poll::until("the sandbox to be seen ended", 30, || {
+        (sandbox_state(&mut pod) == PodSandboxState::SandboxNotready).then_some(())
+    });
+    poll::until("the end of its processes", 10, || kill(Pid::from_raw(first), None).is_err().then_some(()));
+    pod.remove();
+}
+
+/// Orderly and by a crash: containers run on, and the code of one that ends meanwhile is not lost.
+pub fn daemon_restarted(node: &mut Node) {
+    for signal in [Signal::SIGTERM, Signal::SIGKILL] {
+        let pod = node.pod("restart");
+        let (id, config) = (pod.id.clone(), pod.config.clone());
+        let mut pod = pod;
+        let runs = pod.script("runs", "n=0; while :; do echo tick $n; n=$((n + 1)); sleep 0.1; done");
+        let ends = pod.script("ends", "until test -e /go; do sleep 0.05; done; echo last words; exit 7");
+        let (first, ends_pid) = (pod.pid(&runs), pod.pid(&ends));
+        drop(pod);
+        node.containerd.stop(signal);
+        std::fs::write(format!("/proc/{ends_pid}/root/go"), "").expect("the sign to end");
+        poll::until("its end", 30, || {
+            let gone = std::fs::read_to_string(format!("/proc/{ends_pid}/stat"));
+            gone.map_or(true, |stat| stat.contains(") Z")).then_some(())
+        });
+        let release = node.release;
+        node.containerd.start_again(release).expect("containerd again");
+        node.wait_until_ready();
+        let mut pod = Pod { node, cri: node.cri(), id, config };
+        assert_eq!(pod.end(&ends).0, 7, "after {signal}");
+        assert_eq!(pod.status(&runs).state(), ContainerState::ContainerRunning);
+        assert_eq!(pod.pid(&runs), first);
+        assert_eq!(sandbox_state(&mut pod), PodSandboxState::SandboxReady);
+        assert_eq!(pod.output(&runs, "echo inside"), "inside");
+        let before = pod.log("runs").lines().count();
+        poll::until("more of its log", 30, || (pod.log("runs").lines().count() > before + 3).then_some(()));
+        pod.stop(&runs, 0);
+        assert_eq!(pod.end(&runs).0, 137);
+        pod.remove();
+    }
+}

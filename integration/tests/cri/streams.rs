@@ -1,0 +1,78 @@
+//! Exec, Attach and PortForward as a client of the API server has them.
+
+use davit_integration::poll;
+use k8s_cri::v1::{AttachRequest, ExecRequest, PortForwardRequest};
+
+use crate::client::{Stream, channel};
+use crate::node::{Node, Pod, container};
+
+fn exec(pod: &mut Pod<'_>, id: &str, tty: bool, script: &str) -> Stream {
+    let request = ExecRequest {
+        container_id: id.to_owned(),
+        cmd: ["sh", "-c", script].map(str::to_owned).to_vec(),
+        tty,
+        stdin: true,
+        stdout: true,
+        stderr: !tty,
+    };
+    let url = pod.cri.exec(request).expect("Exec").url;
+    Stream::open(&pod.node.net, &url, "").expect("stream")
+}
+
+pub fn exec_attach_and_port_forward(node: &Node) {
+    let mut pod = node.pod("streams");
+    let server = pod.script("server", "while :; do nc -l -p 80 -e cat; done");
+    let mut stream = exec(&mut pod, &server, false, "read line; echo got $line; echo err >&2; exit 6");
+    stream.send(channel::IN, b"a line\n").expect("send");
+    let [out, err, result] = stream.rest().expect("rest");
+    assert_eq!((out.as_str(), err.as_str()), ("got a line\n", "err\n"), "{result}");
+    assert!(result.contains("\"ExitCode\"") && result.contains("\"6\""), "{result}");
+
+    let script = "tty; until [ \"$(stty size)\" = '33 99' ]; do usleep 10000; done; echo sized; read line; echo got $line";
+    let mut stream = exec(&mut pod, &server, true, script);
+    assert!(stream.read_until(channel::OUT, "/dev/pts/").is_ok());
+    stream.send(channel::SIZE, br#"{"Width":99,"Height":33}"#).expect("size");
+    stream.read_until(channel::OUT, "sized").expect("size");
+    stream.send(channel::IN, b"typed\n").expect("send");
+    let [out, _, result] = stream.rest().expect("rest");
+    assert!(out.contains("got typed"), "{out}");
+    assert!(result.contains("Success"), "{result}");
+    attach(&mut pod);
+    port_forward(&mut pod);
+    pod.remove();
+}
+
+fn attach(pod: &mut Pod<'_>) {
+    let mut config = container("attached", &["sh", "-c", "while read line; do echo got $line; done"]);
+    config.stdin = true;
+    let id = pod.run(config);
+    let open = |pod: &mut Pod<'_>| {
+        let request =
+            AttachRequest { container_id: id.clone(), stdin: true, stdout: true, stderr: true, tty: false };
+        let url = pod.cri.attach(request).expect("Attach").url;
+        Stream::open(&pod.node.net, &url, "").expect("stream")
+    };
+    for word in ["one", "two"] {
+        let mut stream = open(pod);
+        stream.send(channel::IN, format!("{word}\n").as_bytes()).expect("send");
+        stream.read_until(channel::OUT, &format!("got {word}")).expect("answer");
+    }
+    // A client that went away ends nothing.
+    assert!(pod.log("attached").contains("got two"));
+    pod.stop(&id, 0);
+}
+
+fn port_forward(pod: &mut Pod<'_>) {
+    let request = PortForwardRequest { pod_sandbox_id: pod.id.clone(), port: vec![80] };
+    let url = pod.cri.port_forward(request).expect("PortForward").url;
+    let mut stream = Stream::open(&pod.node.net, &url, "?port=80").expect("stream");
+    stream.send(0, b"through the tunnel\n").expect("send");
+    let mut seen = Vec::new();
+    poll::until("the answer", 30, || {
+        // The first message of a channel is its port.
+        if let Some((0, data)) = stream.receive().expect("stream") {
+            seen.extend(data);
+        }
+        String::from_utf8_lossy(&seen).contains("through the tunnel").then_some(())
+    });
+}

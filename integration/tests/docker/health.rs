@@ -1,0 +1,35 @@
+//! Health checks, which are execs.
+
+use davit_integration::docker::Docker;
+use davit_integration::poll;
+
+use crate::life::start;
+
+fn wait_for(docker: &Docker, name: &str, health: &str) {
+    poll::until(&format!("{name} to be {health}"), 60, || {
+        (docker.inspect(name, ".State.Health.Status") == health).then_some(())
+    });
+}
+
+pub fn healthy_then_not(docker: &Docker) {
+    let check = ["--health-cmd", "test -e /tmp/well", "--health-interval", "300ms", "--health-retries", "2"];
+    start(docker, "health", &check, "touch /tmp/well; sleep 1000");
+    wait_for(docker, "health", "healthy");
+    docker.ok(&["exec", "health", "rm", "/tmp/well"]);
+    wait_for(docker, "health", "unhealthy");
+    docker.ok(&["exec", "health", "touch", "/tmp/well"]);
+    wait_for(docker, "health", "healthy");
+    docker.ok(&["rm", "--force", "health"]);
+}
+
+pub fn a_check_that_hangs(docker: &Docker) {
+    let check = ["--health-cmd", "sleep 4444", "--health-interval", "300ms", "--health-timeout", "1s"];
+    start(docker, "hangs", &[&check[..], &["--health-retries", "1"]].concat(), "sleep 1000");
+    wait_for(docker, "hangs", "unhealthy");
+    let log = docker.ok(&["inspect", "--format", "{{json .State.Health.Log}}", "hangs"]);
+    assert!(log.contains("exceeded timeout"), "{log}");
+    // The check's process was killed, not left: never more than the one that runs now.
+    let shown = docker.ok(&["top", "hangs"]);
+    assert!(shown.matches("sleep 4444").count() <= 2, "{shown}");
+    docker.ok(&["rm", "--force", "hangs"]);
+}

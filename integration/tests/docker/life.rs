@@ -1,0 +1,117 @@
+//! A container's life by docker's commands.
+
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use davit_integration::docker::Docker;
+use davit_integration::poll;
+
+/// `State.Status` and `State.ExitCode`.
+fn state(docker: &Docker, name: &str) -> String {
+    docker.ok(&["inspect", "--format", "{{.State.Status}} {{.State.ExitCode}}", name])
+}
+
+/// Starts a container in the background that has said `ready`.
+pub fn start(docker: &Docker, name: &str, options: &[&str], script: &str) {
+    let script = format!("echo ready; {script}");
+    let started = docker.run(&[&["-d", "--name", name], options].concat(), &["sh", "-c", &script]);
+    assert_eq!(started.code, 0, "{name}: {}\n{}", started.err, docker.log());
+    poll::until("the container's first word", 30, || {
+        docker.ok(&["logs", name]).contains("ready").then_some(())
+    });
+}
+
+pub fn from_run_to_rm(docker: &Docker) {
+    let hello = docker.run(&["--rm"], &["echo", "hello"]);
+    assert_eq!((hello.code, hello.out.as_str()), (0, "hello\n"), "{}", hello.err);
+    let script = "trap 'echo ending; exit 5' TERM; echo in the log; echo as an error >&2
+        while :; do sleep 0.05; done";
+    start(docker, "life", &[], script);
+    let logs = docker.docker(&["logs", "life"]);
+    assert_eq!((logs.out.as_str(), logs.err.as_str()), ("ready\nin the log\n", "as an error\n"));
+    assert!(docker.ok(&["top", "life"]).contains("while :"), "{}", docker.ok(&["top", "life"]));
+    let options = ["exec", "--user", "3", "--env", "A=b", "--workdir", "/tmp", "life"];
+    let exec = docker.docker(&[&options[..], &["sh", "-c", "echo $(id -u) $A $PWD; exit 3"]].concat());
+    assert_eq!((exec.code, exec.out.as_str()), (3, "3 b /tmp\n"), "{}", exec.err);
+    // In the background, and seen by what it does.
+    docker.ok(&["exec", "-d", "life", "touch", "/tmp/seen"]);
+    poll::until("the exec in the background", 30, || {
+        (docker.docker(&["exec", "life", "test", "-e", "/tmp/seen"]).code == 0).then_some(())
+    });
+    let stats = docker.ok(&["stats", "--no-stream", "--format", "{{.Name}} {{.PIDs}} {{.MemUsage}}", "life"]);
+    let pids: u32 = stats.split(' ').nth(1).and_then(|n| n.parse().ok()).unwrap_or(0);
+    assert!(stats.starts_with("life ") && pids > 0 && !stats.contains(" 0B /"), "{stats}");
+    docker.ok(&["pause", "life"]);
+    assert_eq!(state(docker, "life"), "paused 0");
+    // The words for an exec in a paused container are dockerd's own.
+    assert_ne!(docker.docker(&["exec", "life", "true"]).code, 0);
+    docker.ok(&["unpause", "life"]);
+    assert_eq!(state(docker, "life"), "running 0");
+    docker.ok(&["stop", "life"]);
+    assert_eq!(state(docker, "life"), "exited 5");
+    docker.ok(&["start", "life"]);
+    docker.ok(&["restart", "--time", "1", "life"]);
+    assert_eq!(state(docker, "life"), "running 0");
+    docker.ok(&["kill", "life"]);
+    assert_eq!(docker.ok(&["wait", "life"]), "137");
+    // A second kill and stop of what has ended.
+    assert_ne!(docker.docker(&["kill", "life"]).code, 0);
+    docker.ok(&["stop", "life"]);
+    docker.ok(&["rm", "life"]);
+    // Paused, killed and removed by force.
+    start(docker, "paused", &[], "sleep 1000");
+    docker.ok(&["pause", "paused"]);
+    docker.ok(&["rm", "--force", "paused"]);
+}
+
+pub fn a_deaf_container_is_killed(docker: &Docker) {
+    start(docker, "deaf", &[], "trap '' TERM; echo deaf; while :; do sleep 0.05; done");
+    poll::until("the trap", 30, || docker.ok(&["logs", "deaf"]).contains("deaf").then_some(()));
+    docker.ok(&["stop", "--time", "1", "deaf"]);
+    assert_eq!(state(docker, "deaf"), "exited 137");
+    docker.ok(&["rm", "deaf"]);
+    // With the host's processes, all of the container's own end with its first.
+    start(docker, "hostpid", &["--pid", "host"], "sleep 4242 & sleep 4343");
+    assert!(docker.ok(&["top", "hostpid"]).contains("sleep 4242"));
+    docker.ok(&["kill", "hostpid"]);
+    docker.ok(&["rm", "hostpid"]);
+    let left = std::process::Command::new("pgrep").args(["-f", "^sleep 4242$"]).output().expect("pgrep");
+    assert!(left.stdout.is_empty(), "{left:?}");
+}
+
+pub fn events_in_order(docker: &Docker) {
+    let since = seconds();
+    start(docker, "events", &[], "trap 'exit 4' TERM; while :; do sleep 0.05; done");
+    assert_eq!(docker.docker(&["exec", "events", "sh", "-c", "exit 3"]).code, 3);
+    docker.ok(&["pause", "events"]);
+    docker.ok(&["unpause", "events"]);
+    docker.ok(&["stop", "events"]);
+    docker.ok(&["rm", "events"]);
+    let (since, until) = (format!("{since:.3}"), format!("{:.3}", seconds() + 0.1));
+    let format = "{{.Action}} {{.Actor.Attributes.exitCode}}";
+    let words = ["--filter", "container=events", "--filter", "type=container", "--format", format];
+    let shown = docker.ok(&[&["events", "--since", &since, "--until", &until][..], &words[..]].concat());
+    let told: Vec<&str> = shown.lines().map(|line| line.trim_end_matches(" <no value>").trim_end()).collect();
+    // The command of an exec follows its word after a colon.
+    let told: Vec<&str> = told.iter().map(|line| line.split(": ").next().unwrap_or(line)).collect();
+    // dockerd tells of its stop and of the end in either order.
+    let (told, end) = told.split_at(told.len().saturating_sub(3));
+    let wanted = ["create", "start", "exec_create", "exec_start", "exec_die 3", "pause", "unpause", "kill"];
+    assert_eq!(told, wanted, "{shown}");
+    assert!(
+        [["die 4", "stop", "destroy"], ["stop", "die 4", "destroy"]].iter().any(|order| end == order),
+        "{shown}"
+    );
+}
+
+fn seconds() -> f64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).expect("clock").as_secs_f64()
+}
+
+/// Docker's own network set-up is a hook of the runtime's or works by the namespace's path.
+pub fn a_bridge_between_two(docker: &Docker) {
+    start(docker, "server", &["--network", "bridge"], "nc -l -p 80 -e echo from the server");
+    let address = docker.inspect("server", ".NetworkSettings.Networks.bridge.IPAddress");
+    let asked = docker.run(&["--rm", "--network", "bridge"], &["nc", &address, "80"]);
+    assert_eq!((asked.code, asked.out.as_str()), (0, "from the server\n"), "{address}: {}", asked.err);
+    docker.ok(&["rm", "--force", "server"]);
+}

@@ -1,0 +1,113 @@
+//! What `docker run`'s options do in the container, with davit and with runc under the same daemon.
+
+use std::fs;
+
+use davit_integration::docker::{Docker, Through};
+
+/// Options, and a script whose output shows what they did. `@VOL` is a folder of the host's with a file in it,
+/// `@SECCOMP` a profile in which mkdir is not there.
+const OPTIONS: &[(&str, &str)] = &[
+    ("--cap-drop all", "grep Cap /proc/self/status"),
+    ("--cap-add SYS_ADMIN --cap-drop MKNOD --user 1000", "grep Cap /proc/self/status"),
+    ("--privileged", "grep -E 'Cap|Seccomp:|NoNew' /proc/self/status; ls /dev | grep -v tty | wc -l"),
+    // Not of /sys/fs/cgroup, whose tmpfs runc 1.1 leaves writable.
+    (
+        "--read-only --tmpfs /run",
+        "touch /x; touch /run/z; grep -v /sys/fs/cgroup /proc/mounts | grep -c ' ro,'",
+    ),
+    ("--security-opt no-new-privileges", "grep NoNewPrivs /proc/self/status"),
+    ("--security-opt seccomp=unconfined", "grep Seccomp: /proc/self/status"),
+    ("--security-opt seccomp=@SECCOMP", "mkdir /abc 2>&1; grep Seccomp: /proc/self/status"),
+    ("--security-opt systempaths=unconfined", "grep -c ' /proc/' /proc/self/mountinfo"),
+    ("--ulimit nofile=512:600 --ulimit core=0:0", "ulimit -n; ulimit -Hn; grep -i core /proc/self/limits"),
+    (
+        "--sysctl net.ipv4.ip_forward=1 --sysctl kernel.msgmax=9000",
+        "sysctl net.ipv4.ip_forward kernel.msgmax",
+    ),
+    (
+        "--device /dev/null:/dev/nada:r",
+        "stat -c '%t:%T %a' /dev/nada; cat /dev/nada; echo x >/dev/nada; echo $?",
+    ),
+    ("-v @VOL:/v:ro", "cat /v/f; touch /v/x; echo $?"),
+    ("-v @VOL:/v:rprivate", "grep ' /v ' /proc/self/mountinfo | cut -d' ' -f6,7"),
+    ("-v @VOL/f:/bin/sub/deep", "cat /bin/sub/deep"),
+    ("-v named-volume:/v", "touch /v/a; ls /v"),
+    ("-v /bin", "ls /bin | wc -l"),
+    ("--mount type=bind,src=@VOL,dst=/v,readonly", "touch /v/x; echo $?"),
+    ("--tmpfs /t:size=64k,mode=1770", "stat -c %a /t; grep ' /t ' /proc/mounts"),
+    ("--shm-size 1m", "df -k /dev/shm | tail -n 1"),
+    ("--pid host", "[ -d /proc/2 ] && grep -c PPid /proc/1/status"),
+    ("--ipc host --uts host", "hostname; readlink /proc/self/ns/ipc; readlink /proc/self/ns/uts"),
+    ("--ipc private", "ipcs -q | wc -l; df /dev/shm | tail -n 1 | cut -d' ' -f1"),
+    ("--network host", "ls /sys/class/net; readlink /proc/self/ns/net"),
+    ("--network none", "ls /sys/class/net"),
+    (
+        "--network bridge --dns 9.9.9.9 --add-host a.b:1.2.3.4",
+        "ls /sys/class/net; grep 9.9 /etc/resolv.conf; grep a.b /etc/hosts",
+    ),
+    ("--cgroupns host", "cut -d: -f1,2 /proc/self/cgroup | sort"),
+    ("--cgroupns private", "sort /proc/self/cgroup"),
+    (
+        "--env A=b --workdir /new/dir --user 12:34 --group-add 99 --hostname hh",
+        "env | sort; pwd; id; hostname",
+    ),
+    ("--user nobody", "id; echo $HOME"),
+    ("--oom-score-adj 500", "cat /proc/self/oom_score_adj"),
+    ("--stop-signal INT --label a=b", "echo labelled"),
+    ("-t", "tty; test -c /dev/console; echo $?"),
+    ("--init", "tr '\\0' ' ' </proc/1/cmdline"),
+    ("--memory 64m --cpus 0.5 --cpuset-cpus 0 --pids-limit 50 --blkio-weight 0", "nproc"),
+    // Without the masks: runc 1.2 and newer hides files with the container's own /dev/null, davit with the host's;
+    // and it limits the tmpfs over a folder.
+    // Without the propagation: there the root is private, with davit and runc 1.1 a slave of the host's mount.
+    (
+        "",
+        "grep -v -e /proc/ -e /sys/firmware -e /etc/ -e cgroup /proc/self/mounts | cut -d' ' -f2-4 | sed 's,[^ =]*overlay2[^ ]*,PATHS,' | sort",
+    ),
+    ("", "ls -l /proc/self/fd | wc -l; ls -l /dev | cut -c1-10 | sort | uniq -c"),
+    ("", "grep -E 'Sig[PBIC]|Cap|Seccomp|NoNew|Groups' /proc/self/status; cat /proc/self/attr/current"),
+];
+
+pub fn do_what_they_do_with_runc(docker: &Docker) {
+    if docker.through() == Through::DropIn {
+        // There is no runc beside it.
+        return;
+    }
+    let volume = docker.containerd.dir().join("volume");
+    fs::create_dir(&volume).expect("volume");
+    fs::write(volume.join("f"), "data\n").expect("file");
+    let seccomp = docker.containerd.dir().join("seccomp.json");
+    let rule = r#"{"names":["mkdir","mkdirat"],"action":"SCMP_ACT_ERRNO","errnoRet":38}"#;
+    fs::write(&seccomp, format!(r#"{{"defaultAction":"SCMP_ACT_ALLOW","syscalls":[{rule}]}}"#))
+        .expect("profile");
+    let answer = |runtime: &str, options: &str, script: &str| {
+        let options = options
+            .replace("@VOL", &volume.to_string_lossy())
+            .replace("@SECCOMP", &seccomp.to_string_lossy());
+        let words: Vec<&str> = std::iter::once("--rm").chain(options.split_whitespace()).collect();
+        let call = docker.docker(&docker.run_words(runtime, &words, &["sh", "-c", script]));
+        let text = format!("{}\n{}{}", call.code, call.out, call.err);
+        text.lines().filter(|line| !line.starts_with("HOSTNAME=")).collect::<Vec<_>>().join("\n")
+    };
+    let mut different = Vec::new();
+    // Our own shim makes the same containers as the program, which has had the whole table: a third of it.
+    let step = if docker.through() == Through::RuntimeType { 3 } else { 1 };
+    for (options, script) in OPTIONS.iter().step_by(step) {
+        let _ = fs::remove_file(volume.join("x"));
+        let ours = answer("davit", options, script);
+        let peer = answer("runc", options, script);
+        let failed = |answer: &str| answer.starts_with("125") || answer.starts_with("126");
+        // dockerd 20.10 asks for all capabilities there are, also for those that a daemon without CAP_SYS_RESOURCE
+        // can't give.
+        if *options == "--privileged" && failed(&ours) && failed(&peer) {
+            continue;
+        }
+        // That both fail alike would be equal too.
+        assert!(!failed(&ours), "{options}: {ours}");
+        if ours != peer {
+            different.push(format!("{options} {script}\n--- davit\n{ours}\n--- runc\n{peer}"));
+        }
+    }
+    docker.docker(&["volume", "rm", "named-volume"]);
+    assert!(different.is_empty(), "{}", different.join("\n\n"));
+}
