@@ -204,6 +204,18 @@ impl Containerd {
         line.split_whitespace().nth(2).map(str::to_owned)
     }
 
+    /// The pid of a container's first process.
+    pub fn pid_of(&self, id: &str) -> Option<i32> {
+        let list = self.ctr(&["task", "ls"]).out;
+        let line = list.lines().find(|l| l.split_whitespace().next() == Some(id))?;
+        line.split_whitespace().nth(1)?.parse().ok()
+    }
+
+    /// The daemon's pid.
+    pub fn pid(&self) -> i32 {
+        self.daemon.id() as i32
+    }
+
     /// Kills a container, waits for its end, and removes task and container.
     pub fn remove(&self, id: &str) {
         self.ctr(&["task", "kill", "-s", "KILL", id]);

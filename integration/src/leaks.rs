@@ -124,6 +124,15 @@ fn walk(dir: &Path, visit: &mut dyn FnMut(&Path)) {
     }
 }
 
+/// Removes the FIFOs of `ctr run --detach`, which only `ctr task rm` removes: where a task has gone without it, they
+/// stay with any shim.
+pub fn remove_fifos(word: &str) {
+    for fifo in fifos(word) {
+        let _ = fs::remove_file(&fifo);
+        let _ = fifo.parent().map(fs::remove_dir);
+    }
+}
+
 fn fifos(word: &str) -> Vec<PathBuf> {
     let dirs = entries(Path::new(FIFOS));
     dirs.iter().flat_map(|d| entries(d)).filter(|f| f.to_string_lossy().contains(word)).collect()

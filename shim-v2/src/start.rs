@@ -18,6 +18,7 @@ use davit::sys::prctl::set_thp_disable;
 use davit::sys::process::{Fork, exec_fd, exit_now, fork};
 use davit::sys::signal::create_core_schedule;
 use nix::fcntl::{Flock, FlockArg, OFlag};
+use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 use nix::unistd::{Pid, getppid, pipe2, setpgid};
 
 use crate::api::Any;
@@ -140,11 +141,11 @@ fn spawn(flags: &Flags, listener: UnixListener, cgroup: &str, ttrpc: Option<&str
     let (status, report) = pipe2(OFlag::O_CLOEXEC).context("make a pipe")?;
     let (mut status, report) = (File::from(status), File::from(report));
     match fork().context("fork the daemon")? {
-        Fork::Parent { .. } => {
+        Fork::Parent { pid, .. } => {
             drop(report);
             let mut error = String::new();
             status.read_to_string(&mut error).context("wait for the daemon")?;
-            if error.is_empty() { Ok(()) } else { Err(anyhow!(error)) }
+            if error.is_empty() { still_alive(Pid::from_raw(pid)) } else { Err(anyhow!(error)) }
         }
         Fork::Child => {
             let error = become_daemon(&listener.into(), &log.into(), &exe, cgroup, score, &args, &env);
@@ -152,6 +153,14 @@ fn spawn(flags: &Flags, listener: UnixListener, cgroup: &str, ttrpc: Option<&str
             let _ = (&report).write_all(format!("start the daemon: {error:#}").as_bytes());
             exit_now(1)
         }
+    }
+}
+
+/// A daemon that was killed before its exec has said nothing, and containerd would dial its socket for 100 s.
+fn still_alive(daemon: Pid) -> Result<()> {
+    match waitpid(daemon, Some(WaitPidFlag::WNOHANG)).context("wait for the daemon")? {
+        WaitStatus::StillAlive => Ok(()),
+        ended => bail!("start the daemon: it ended at once: {ended:?}"),
     }
 }
 
@@ -264,6 +273,16 @@ fn join_one(dir: &Path) -> Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_daemon_that_was_killed_is_none() {
+        let mut child = std::process::Command::new("sleep").arg("100").spawn().unwrap();
+        let pid = Pid::from_raw(child.id() as i32);
+        still_alive(pid).unwrap();
+        child.kill().unwrap();
+        let error = std::iter::repeat_with(|| still_alive(pid)).find_map(Result::err).unwrap();
+        assert!(error.to_string().contains("SIGKILL"), "{error}");
+    }
 
     #[test]
     fn socket_name_is_the_hash_of_the_joined_path() {

@@ -1,0 +1,351 @@
+//! What dies at any moment takes nothing with it that was known, and leaves nothing: the shim, containerd, a worker of
+//! the shim's; containerd of a newer release, or another file of the shim's, takes over running containers.
+//!
+//! `DURABILITY_ROUNDS` says how many deaths there are, `DURABILITY_SEED` which; the seed is in every failure.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::io::{BufRead, BufReader};
+use std::path::Path;
+use std::process::{Child, Stdio};
+use std::sync::{Arc, Mutex};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use davit_integration::containerd::{Containerd, Options};
+use davit_integration::setup::{self, Release};
+use davit_integration::{leaks, poll, skip};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+
+/// Deaths per release.
+const ROUNDS: u64 = 8;
+
+fn missing(releases: &[Release]) -> Option<String> {
+    setup::missing().or_else(|| {
+        let trees = releases.iter().map(|r| r.bin().map_err(|e| format!("packages of {r:?}: {e:#}")));
+        trees.filter_map(Result::err).next()
+    })
+}
+
+/// A number that differs from round to round and is the same for the same seed (splitmix64).
+fn random(seed: u64) -> u64 {
+    let mut z = seed.wrapping_mul(0x9E37_79B9_7F4A_7C15).wrapping_add(0x9E37_79B9_7F4A_7C15);
+    z = (z ^ (z >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
+    z = (z ^ (z >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
+    z ^ (z >> 31)
+}
+
+fn from_environment(name: &str, otherwise: u64) -> u64 {
+    std::env::var(name).ok().and_then(|text| text.parse().ok()).unwrap_or(otherwise)
+}
+
+/// Exit codes by container, as containerd has published them.
+struct Codes {
+    listener: Child,
+    seen: Arc<Mutex<BTreeMap<String, Vec<u64>>>>,
+}
+
+impl Codes {
+    fn listen(daemon: &Containerd) -> Codes {
+        let mut listener =
+            daemon.ctr_command(&["events"]).stdout(Stdio::piped()).spawn().expect("ctr events");
+        let output = BufReader::new(listener.stdout.take().expect("stdout"));
+        let seen = Arc::new(Mutex::new(BTreeMap::<String, Vec<u64>>::new()));
+        let codes = Arc::clone(&seen);
+        thread::spawn(move || {
+            for line in output.lines().map_while(Result::ok).filter(|line| line.contains(" /tasks/exit ")) {
+                let Some(json) = line.find('{').and_then(|at| line.get(at..)) else { continue };
+                let event: serde_json::Value = serde_json::from_str(json).unwrap_or_default();
+                let (container, process) = (&event["container_id"], &event["id"]);
+                // Execs have an id of their own. A code of 0 is left out.
+                if let (Some(id), true) = (container.as_str(), container == process) {
+                    let code = event["exit_status"].as_u64().unwrap_or(0);
+                    codes.lock().expect("lock").entry(id.to_owned()).or_default().push(code);
+                }
+            }
+        });
+        Codes { listener, seen }
+    }
+
+    fn of(&self, id: &str) -> Vec<u64> {
+        self.seen.lock().expect("lock").get(id).cloned().unwrap_or_default()
+    }
+}
+
+impl Drop for Codes {
+    fn drop(&mut self) {
+        // timeout(1) passes it on to ctr.
+        let _ = kill(Pid::from_raw(self.listener.id() as i32), Signal::SIGTERM);
+        let _ = self.listener.wait();
+    }
+}
+
+/// What is killed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Victim {
+    Shim,
+    Worker,
+    Daemon,
+}
+
+fn children(pid: i32) -> Vec<i32> {
+    let text = fs::read_to_string(format!("/proc/{pid}/task/{pid}/children")).unwrap_or_default();
+    text.split_whitespace().filter_map(|word| word.parse().ok()).collect()
+}
+
+/// A life of a container from `run` to `rm`; each step may fail, since its daemon or shim may be gone.
+fn a_life(daemon: &Containerd, id: &str) {
+    daemon.run(&["-d"], id, &["until-term", "9"]);
+    daemon.ctr(&["task", "exec", "--exec-id", "one", id, "true"]);
+    daemon.ctr(&["task", "pause", id]);
+    daemon.ctr(&["task", "resume", id]);
+    daemon.ctr(&["task", "kill", "-s", "TERM", id]);
+    daemon.ctr(&["task", "rm", id]);
+    daemon.ctr(&["container", "rm", id]);
+}
+
+/// Removes what is left of a container by ctr's own means.
+fn clean(daemon: &Containerd, id: &str) -> Option<()> {
+    let known =
+        |kind: &[&str]| daemon.ctr(kind).out.lines().any(|line| line.split_whitespace().next() == Some(id));
+    if known(&["task", "ls"]) {
+        daemon.ctr(&["task", "kill", "-s", "KILL", id]);
+        daemon.ctr(&["task", "rm", "--force", id]);
+    }
+    if known(&["container", "ls"]) {
+        daemon.ctr(&["container", "rm", id]);
+    }
+    (!known(&["task", "ls"]) && !known(&["container", "ls"])).then_some(())
+}
+
+fn deaths(release: Release) {
+    if let Some(reason) = missing(&[release]) {
+        skip!("{reason}");
+    }
+    let mut daemon = Containerd::start(release).expect("containerd");
+    let seed = from_environment("DURABILITY_SEED", u64::from(std::process::id()));
+    let mut struck = BTreeMap::new();
+    for round in 0..from_environment("DURABILITY_ROUNDS", ROUNDS) {
+        let dice = random(seed.wrapping_mul(1000).wrapping_add(round));
+        let victim = [Victim::Shim, Victim::Daemon, Victim::Worker][(dice % 3) as usize];
+        let delay = Duration::from_millis((dice >> 8) % 900);
+        let id = daemon.id();
+        thread::scope(|scope| {
+            let life = scope.spawn(|| a_life(&daemon, &id));
+            thread::sleep(delay);
+            *struck.entry(format!("{victim:?}")).or_insert(0) += u32::from(strike(&daemon, victim, dice));
+            life.join().expect("life");
+        });
+        if victim == Victim::Daemon {
+            daemon.stop(Signal::SIGKILL);
+            daemon.start_again(release).expect("containerd again");
+        }
+        let what = format!("DURABILITY_SEED={seed}, round {round}: {victim:?} after {delay:?}");
+        if poll::within(60, || clean(&daemon, &id)).is_none() {
+            panic!("{what}: {id} cannot be removed\n{}\n{}", daemon.ctr(&["task", "ls"]).out, daemon.log());
+        }
+        leaks::remove_fifos(daemon.namespace());
+        let mut left = Vec::new();
+        // A shim that nobody knows of ends by itself.
+        poll::within(90, || {
+            left = leaks::left(daemon.namespace(), daemon.dir());
+            left.is_empty().then_some(())
+        });
+        assert!(left.is_empty(), "{what}: left\n{}\n{}", left.join("\n"), daemon.log());
+    }
+    println!("struck: {struck:?}");
+}
+
+/// Kills; whether there was anything to kill.
+fn strike(daemon: &Containerd, victim: Victim, dice: u64) -> bool {
+    // A shim or a worker may not be there yet, and workers live for a few milliseconds only.
+    let end = Instant::now() + Duration::from_millis(300);
+    loop {
+        let victims = match victim {
+            Victim::Daemon => vec![daemon.pid()],
+            Victim::Shim => serving(daemon).collect(),
+            Victim::Worker => serving(daemon).flat_map(workers).collect(),
+        };
+        if let Some(pid) = victims.get((dice >> 32) as usize % victims.len().max(1)) {
+            return kill(Pid::from_raw(*pid), Signal::SIGKILL).is_ok();
+        }
+        if Instant::now() > end {
+            return false;
+        }
+    }
+}
+
+/// Shims that containerd has reached. One that dies before leaves its socket with any shim, since containerd runs no
+/// `delete` then.
+fn serving(daemon: &Containerd) -> impl Iterator<Item = i32> {
+    daemon.shims().into_iter().filter(|pid| {
+        let links = fs::read_dir(format!("/proc/{pid}/fd")).into_iter().flatten().flatten();
+        let sockets = links.filter(|link| {
+            fs::read_link(link.path()).is_ok_and(|target| target.to_string_lossy().starts_with("socket:"))
+        });
+        let line = fs::read_to_string(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+        // The one that listens, and a connection.
+        !line.ends_with("start\0") && !line.ends_with("delete\0") && sockets.count() > 1
+    })
+}
+
+/// Children that run the shim's own program; a container's process runs another.
+fn workers(shim: i32) -> impl Iterator<Item = i32> {
+    let program = |pid: i32| fs::read_to_string(format!("/proc/{pid}/comm")).unwrap_or_default();
+    let own = program(shim);
+    children(shim).into_iter().filter(move |&child| program(child) == own)
+}
+
+#[test]
+fn deaths_1_6() {
+    deaths(Release::Bookworm);
+}
+
+#[test]
+fn deaths_2_1() {
+    deaths(Release::Sid);
+}
+
+/// An exit that the shim has seen is told by containerd after the shim was killed, and once only.
+fn known_codes_survive(release: Release) {
+    if let Some(reason) = missing(&[release]) {
+        skip!("{reason}");
+    }
+    let mut daemon = Containerd::start(release).expect("containerd");
+    let codes = Codes::listen(&daemon);
+    // Ended, and the shim is killed before anybody deletes the task.
+    let ended = daemon.id();
+    assert_eq!(daemon.run(&["-d"], &ended, &["exit-with", "7"]).code, 0);
+    poll::until("its end", 30, || (daemon.status(&ended)? == "STOPPED").then_some(()));
+    kill(Pid::from_raw(daemon.shim_of(&ended).expect("shim")), Signal::SIGKILL).expect("kill");
+    poll::until("the task's removal", 30, || daemon.status(&ended).is_none().then_some(()));
+    assert!(codes.of(&ended).iter().all(|code| *code == 7), "{:?}", codes.of(&ended));
+    daemon.ok(&["container", "rm", &ended]);
+    // Running: what the kill ends is said to have been killed, and is gone.
+    let running = daemon.id();
+    assert_eq!(daemon.run(&["-d"], &running, &["sleep", "1000"]).code, 0);
+    kill(Pid::from_raw(daemon.shim_of(&running).expect("shim")), Signal::SIGKILL).expect("kill");
+    poll::until("the exit", 30, || (codes.of(&running) == [137]).then_some(()));
+    poll::until("the task's removal", 30, || daemon.status(&running).is_none().then_some(()));
+    daemon.ok(&["container", "rm", &running]);
+    drop(codes);
+    // Ended while containerd was away, for longer than another shim tries to tell.
+    let away = daemon.id();
+    let script = "until test -e /go; do sleep 0.05; done; exit 6";
+    assert_eq!(daemon.run(&["-d"], &away, &["sh", "-c", script]).code, 0);
+    let pid = daemon.pid_of(&away).expect("pid");
+    daemon.stop(Signal::SIGKILL);
+    fs::write(format!("/proc/{pid}/root/go"), "").expect("the sign to end");
+    poll::until("its end", 30, || gone(pid).then_some(()));
+    daemon.start_again(release).expect("containerd again");
+    assert_eq!(daemon.status(&away).as_deref(), Some("STOPPED"), "{}", daemon.log());
+    let deleted = daemon.ctr(&["task", "rm", &away]);
+    assert!(deleted.err.contains("exit code 6"), "{}", deleted.err);
+    daemon.ok(&["container", "rm", &away]);
+    leaks::remove_fifos(daemon.namespace());
+    daemon.assert_nothing_left();
+}
+
+fn gone(pid: i32) -> bool {
+    fs::read_to_string(format!("/proc/{pid}/stat")).map_or(true, |stat| stat.contains(") Z"))
+}
+
+#[test]
+fn known_codes_survive_1_6() {
+    known_codes_survive(Release::Bookworm);
+}
+
+#[test]
+fn known_codes_survive_2_1() {
+    known_codes_survive(Release::Sid);
+}
+
+/// A node's containerd goes from 1.6 over 1.7 to 2.1, with containers of each running on.
+#[test]
+fn daemon_upgraded_under_running_containers() {
+    let releases = [Release::Bookworm, Release::Trixie, Release::Sid];
+    if let Some(reason) = missing(&releases) {
+        skip!("{reason}");
+    }
+    let mut daemon = Containerd::start(Release::Bookworm).expect("containerd");
+    let mut made: Vec<(String, i32)> = Vec::new();
+    for release in releases {
+        if release != Release::Bookworm {
+            daemon.stop(Signal::SIGTERM);
+            daemon.start_again(release).unwrap_or_else(|e| panic!("{release:?}: {e:#}"));
+        }
+        let id = daemon.id();
+        assert_eq!(daemon.run(&["-d"], &id, &["until-term", "5"]).code, 0, "{release:?}: {}", daemon.log());
+        made.push((id.clone(), daemon.pid_of(&id).expect("pid")));
+        for (number, (id, pid)) in made.iter().enumerate() {
+            let what = format!("container {number} under {release:?}");
+            assert_eq!(daemon.status(id).as_deref(), Some("RUNNING"), "{what}: {}", daemon.log());
+            assert_eq!(daemon.pid_of(id), Some(*pid), "{what}");
+            let exec_id = format!("exec-{release:?}");
+            let exec =
+                daemon.ctr(&["task", "exec", "--exec-id", &exec_id, id, "sh", "-c", "echo inside; exit 3"]);
+            assert_eq!((exec.code, exec.out.as_str()), (3, "inside\n"), "{what}: {}", exec.err);
+            let metrics = daemon.ok(&["task", "metrics", id]);
+            assert!(metrics.contains("pids"), "{what}: {metrics}");
+            daemon.ok(&["task", "pause", id]);
+            daemon.ok(&["task", "resume", id]);
+        }
+    }
+    for (id, _) in &made {
+        daemon.ok(&["task", "kill", "-s", "TERM", id]);
+        poll::until("its end", 30, || (daemon.status(id)? == "STOPPED").then_some(()));
+        let deleted = daemon.ctr(&["task", "rm", id]);
+        assert!(deleted.err.contains("exit code 5"), "{}", deleted.err);
+        daemon.ok(&["container", "rm", id]);
+    }
+    daemon.assert_nothing_left();
+}
+
+/// Another file in the shim's place, as a package's upgrade puts it: what runs is served by the old one, `delete` and
+/// new containers by the new one.
+#[test]
+fn shim_replaced_under_running_containers() {
+    if let Some(reason) = missing(&[Release::Sid]) {
+        skip!("{reason}");
+    }
+    if !setup::is_davit() {
+        skip!("replaces our shim's file");
+    }
+    let options = Options { drop_in: true, ..Options::default() };
+    let daemon = Containerd::with(Release::Sid, options).expect("containerd");
+    let place = daemon.dir().join("drop-in/containerd-shim-davit-v2");
+    put(&place);
+    let (old, killed) = (daemon.id(), daemon.id());
+    for id in [&old, &killed] {
+        assert_eq!(daemon.run(&["-d"], id, &["until-term", "5"]).code, 0, "{}", daemon.log());
+    }
+    put(&place);
+    let new = daemon.id();
+    assert_eq!(daemon.run(&["-d"], &new, &["until-term", "6"]).code, 0, "{}", daemon.log());
+    // The old one dies under the new file, whose `delete` cleans up.
+    kill(Pid::from_raw(daemon.shim_of(&killed).expect("shim")), Signal::SIGKILL).expect("kill");
+    poll::until("the task's removal", 30, || daemon.status(&killed).is_none().then_some(()));
+    daemon.ok(&["container", "rm", &killed]);
+    for (id, code) in [(&old, 5), (&new, 6)] {
+        assert_eq!(daemon.ok(&["task", "exec", "--exec-id", "x", id, "echo", "inside"]), "inside\n");
+        daemon.ok(&["task", "kill", "-s", "TERM", id]);
+        poll::until("its end", 30, || (daemon.status(id)? == "STOPPED").then_some(()));
+        let deleted = daemon.ctr(&["task", "rm", id]);
+        assert!(deleted.err.contains(&format!("exit code {code}")), "{}", deleted.err);
+        daemon.ok(&["container", "rm", id]);
+    }
+    leaks::remove_fifos(daemon.namespace());
+    daemon.assert_nothing_left();
+}
+
+/// A new file under this name, at once.
+fn put(place: &Path) {
+    let fresh = place.with_extension("new");
+    // By another process: a descriptor open for writing here would be in other tests' forks, and keep it from execve.
+    setup::run(
+        std::process::Command::new("cp").arg(setup::bin().join("containerd-shim-davit-v2")).arg(&fresh),
+    )
+    .expect("copy");
+    fs::rename(&fresh, place).expect("rename");
+}
