@@ -204,8 +204,10 @@ impl Server {
         if container.init.held.is_some() || container.init.exit.is_some() {
             return Some(Err(text::finished()));
         }
-        let simple = container.backend.is_inproc() && !all && container.init.phase != Phase::Paused;
-        if !simple || container.busy {
+        // Also while another call changes the container: a Start whose hook hangs can still be killed. A frozen
+        // process on cgroup v1 needs the runtime, which thaws it.
+        let frozen = matches!(container.init.phase, Phase::Paused | Phase::Pausing);
+        if !container.backend.is_inproc() || all || frozen {
             return None;
         }
         let pidfd = container.init.pidfd.as_ref()?;

@@ -7,6 +7,8 @@ use crate::io::Owner;
 
 /// Annotations that put a container into the shim of another, in order of precedence.
 const GROUP_ANNOTATIONS: [&str; 2] = ["io.containerd.runc.v2.group", "io.kubernetes.cri.sandbox-id"];
+/// Annotation of a container whose execs are killed with their whole process group: value `group`.
+const EXEC_KILL: &str = "io.containerd.davit.v2.exec-kill";
 
 #[derive(Debug, Default, serde::Deserialize)]
 #[serde(default)]
@@ -67,6 +69,8 @@ pub struct Facts {
     /// The cgroup path has systemd's form `slice:prefix:name`: dockerd does not say so otherwise when the
     /// runtime type is not runc's.
     pub systemd_cgroup: bool,
+    /// Kill of an exec, and its end, reach its whole process group.
+    pub exec_kill_group: bool,
 }
 
 /// Reads a bundle's facts.
@@ -75,7 +79,7 @@ pub fn facts(bundle: &Path) -> Facts {
     let read = std::fs::read(bundle.join("config.json")).ok();
     match read.and_then(|bytes| serde_json::from_slice::<Config>(&bytes).ok()) {
         Some(config) => Facts::of(&config),
-        None => Facts { kill_all: true, owner: None, systemd_cgroup: false },
+        None => Facts { kill_all: true, owner: None, systemd_cgroup: false, exec_kill_group: false },
     }
 }
 
@@ -90,7 +94,8 @@ impl Facts {
         };
         let systemd_cgroup =
             !linux.cgroups_path.starts_with('/') && linux.cgroups_path.split(':').count() == 3;
-        Facts { kill_all: !own_pid_namespace, owner, systemd_cgroup }
+        let exec_kill_group = config.annotations.get(EXEC_KILL).is_some_and(|value| value == "group");
+        Facts { kill_all: !own_pid_namespace, owner, systemd_cgroup, exec_kill_group }
     }
 }
 
@@ -156,6 +161,9 @@ mod tests {
         let facts = facts(bundle(json).path());
         assert_eq!(facts.owner, Some(Owner { uid: 1005, gid: 2000 }));
         assert!(facts.systemd_cgroup);
+        assert!(!facts.exec_kill_group);
+        let annotated = r#"{"annotations":{"io.containerd.davit.v2.exec-kill":"group"}}"#;
+        assert!(Facts::of(&serde_json::from_str(annotated).unwrap()).exec_kill_group);
         assert!(
             !Facts::of(&serde_json::from_str(r#"{"linux":{"cgroupsPath":"/a:b:c"}}"#).unwrap())
                 .systemd_cgroup

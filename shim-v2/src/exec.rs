@@ -15,6 +15,13 @@ use crate::task::{Exec, Process, Ticket};
 use crate::text;
 use crate::wire::events::Event;
 
+/// Signals the process group that an exec leads; false when there is none. The exec must not be reaped: while
+/// its pid is taken, no other group can have the number.
+pub(crate) fn signal_group(leader: i32, signal: i32) -> bool {
+    let Ok(signal) = nix::sys::signal::Signal::try_from(signal) else { return false };
+    leader > 1 && nix::sys::signal::killpg(nix::unistd::Pid::from_raw(leader), signal).is_ok()
+}
+
 impl Server {
     /// Exec: records what Start is to run.
     pub(crate) fn add_exec(&mut self, call: ExecCall) -> Result<Response, ApiError> {
@@ -137,14 +144,18 @@ impl Server {
         }
     }
 
-    /// Kill of an exec: one signal to the one process.
+    /// Kill of an exec: one signal to the one process, as in Go's shim, or to its group where that is asked for.
     pub(crate) fn kill_exec(&mut self, target: &Target, signal: u32) -> Result<Response, ApiError> {
         let signal = signal_number(signal)?;
-        let process = self.container(&target.id)?.process(&target.exec)?;
+        let container = self.container(&target.id)?;
+        let process = container.process(&target.exec)?;
         if process.exit.is_some() || process.phase == Phase::Stopped {
             return Err(text::finished());
         }
         let pidfd = process.pidfd.as_ref().ok_or_else(text::not_started)?;
+        if container.exec_kill_group && signal_group(process.pid, signal) {
+            return Ok(Response::Empty);
+        }
         match pidfd_send_signal(pidfd.as_fd(), signal) {
             Ok(()) => Ok(Response::Empty),
             Err(e) if e.raw_os_error() == Some(libc::ESRCH) => Err(text::finished()),

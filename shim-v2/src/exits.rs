@@ -2,11 +2,12 @@
 //!
 //! start < exit; execs' exits < init's; OOM < exit. (containerd #9719, #10589, #12714)
 
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, BorrowedFd};
 
 use davit::sys::process::{WaitFor, WaitMode, wait};
 
 use crate::api::{ExitInfo, Response, Stamp, Target};
+use crate::exec::signal_group;
 use crate::io::stream::Channel;
 use crate::jobs::{Done, Job};
 use crate::record;
@@ -16,6 +17,11 @@ use crate::wire::events::Event;
 
 /// What init leaves behind is killed with this.
 const SIGKILL: i32 = libc::SIGKILL;
+
+/// Whether a process has ended; it is not reaped.
+fn ended(pidfd: BorrowedFd<'_>) -> bool {
+    matches!(wait(WaitFor::Pidfd(pidfd), WaitMode::Peek), Ok(Some(_)))
+}
 
 impl Server {
     /// A process's pidfd is readable.
@@ -36,8 +42,14 @@ impl Server {
 
     /// Reaps a process and notes its end. False when it still runs.
     fn collect(&mut self, target: &Target) -> bool {
-        let Ok(process) = self.process_any(target) else { return false };
+        let Some(container) = self.containers.get_mut(&target.id) else { return false };
+        let group = container.exec_kill_group && !target.exec.is_empty();
+        let bundle = target.exec.is_empty().then(|| container.bundle.clone());
+        let Ok(process) = container.process_mut(&target.exec) else { return false };
         let Some(pidfd) = &process.pidfd else { return false };
+        if group && ended(pidfd.as_fd()) {
+            signal_group(process.pid, SIGKILL);
+        }
         let status = match wait(WaitFor::Pidfd(pidfd.as_fd()), WaitMode::Poll) {
             Ok(None) => return false,
             Ok(Some((_, exit))) => exit.shell_code() as u32,
@@ -47,7 +59,15 @@ impl Server {
                 255
             }
         };
-        process.held = Some(ExitInfo { pid: process.pid as u32, status, at: Stamp::now() });
+        let exit = ExitInfo { pid: process.pid as u32, status, at: Stamp::now() };
+        process.held = Some(exit);
+        if let Some(bundle) = bundle {
+            // At once, though it may be published later: the shim may be killed meanwhile.
+            if let Err(e) = record::write(&bundle, exit) {
+                log::warn!("{}: exit record: {e}", target.id);
+            }
+        }
+        let Ok(process) = self.process_any(target) else { return false };
         let (pidfd, serial) = (process.pidfd.take(), process.serial);
         if let Some(pidfd) = pidfd {
             self.poller.remove(pidfd.as_fd());
@@ -120,19 +140,15 @@ impl Server {
     /// Makes a noted end visible: state, record, event, waiters.
     fn publish_exit(&mut self, target: &Target) {
         let Some(container) = self.containers.get_mut(&target.id) else { return };
-        let bundle = target.exec.is_empty().then(|| container.bundle.clone());
         let Ok(process) = container.process_mut(&target.exec) else { return };
         let Some(exit) = process.held.take() else { return };
         process.phase = Phase::Stopped;
         process.exit = Some(exit);
         let waiters = std::mem::take(&mut process.waiters);
-        if let Some(bundle) = bundle {
-            if let Err(e) = record::write(&bundle, exit) {
-                log::warn!("{}: exit record: {e}", target.id);
-            }
-        }
         let name = if target.exec.is_empty() { &target.id } else { &target.exec };
         self.publish(Event::Exit { id: target.id.clone(), process: name.clone(), exit });
+        // Nobody may come to delete it: containerd has lost this shim, and the bundle may go.
+        self.look_for_idleness();
         for ticket in waiters {
             self.reply(ticket, &Ok(Response::Waited(exit)));
         }

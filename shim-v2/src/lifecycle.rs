@@ -11,7 +11,7 @@ use nix::sys::socket::{AddressFamily, SockFlag, SockType, socketpair};
 use crate::api::{ApiError, Create, Response, Stdio, Target};
 use crate::backend::{Backend, CreateArgs, Force, LoggerArgs};
 use crate::config::{self, Facts};
-use crate::io::logger::Logger;
+use crate::io::logger::{Feed, Logger};
 use crate::io::{ContainerSide, Owner, pty};
 use crate::jobs::{Done, Job};
 use crate::options::Options;
@@ -79,13 +79,15 @@ impl Server {
             oom_serial: 0,
             kill_all: facts.kill_all,
             sweeping: false,
+            exec_kill_group: options.exec_kill_group || facts.exec_kill_group,
         }
     }
 
     /// The program that a process's stdout names, if it names one.
     pub(crate) fn logger(&self, stdio: &Stdio, owner: Owner) -> Option<LoggerArgs> {
         let logger = Logger::parse(&stdio.stdout)?;
-        Some(LoggerArgs { logger, namespace: self.namespace.clone(), owner })
+        let feed = if stdio.terminal { Feed::Terminal } else { Feed::Container };
+        Some(LoggerArgs { logger, namespace: self.namespace.clone(), owner, feed })
     }
 
     pub(crate) fn created(&mut self, id: &str, done: Done) {
@@ -320,10 +322,12 @@ pub(crate) fn open_stdio(
 ) -> Result<(ContainerSide, Option<(OwnedFd, OwnedFd)>), ApiError> {
     let failed = |e: crate::io::IoError| ApiError::unknown(e.to_string());
     if process.stdio.terminal {
-        process.io = ProcessIo::from_terminal(crate::io::plan_terminal(&process.stdio).map_err(failed)?);
+        let mut plan = crate::io::plan_terminal(&process.stdio).map_err(failed)?;
+        let side = ContainerSide { stdout: plan.logger.take(), ..ContainerSide::default() };
+        process.io = ProcessIo::from_terminal(plan);
         let pair = socketpair(AddressFamily::Unix, SockType::Stream, None, SockFlag::SOCK_CLOEXEC)
             .map_err(|e| ApiError::unknown(format!("make the console socket: {e}")))?;
-        return Ok((ContainerSide::default(), Some(pair)));
+        return Ok((side, Some(pair)));
     }
     let mut plan = crate::io::plan(&process.stdio, owner).map_err(failed)?;
     let side = std::mem::take(&mut plan.container);

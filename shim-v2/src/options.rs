@@ -34,6 +34,9 @@ pub struct Options {
     /// CRIU's work directory.
     #[serde(skip_serializing_if = "String::is_empty")]
     pub criu_work_path: String,
+    /// Our own, TOML only: Kill of an exec, and its end, reach its whole process group.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub exec_kill_group: bool,
 }
 
 /// Default of `Root`, where runc's users look (`runc --root /run/containerd/runc/<namespace> list`).
@@ -81,6 +84,7 @@ impl Options {
             "SystemdCgroup" => self.systemd_cgroup = toml_bool(value)?,
             "NoPivotRoot" => self.no_pivot_root = toml_bool(value)?,
             "NoNewKeyring" => self.no_new_keyring = toml_bool(value)?,
+            "ExecKillGroup" => self.exec_kill_group = toml_bool(value)?,
             "IoUid" => self.io_uid = toml_u32(value)?,
             "IoGid" => self.io_gid = toml_u32(value)?,
             _ => {}
@@ -111,13 +115,13 @@ mod tests {
 
     #[test]
     fn toml_of_containerd() {
-        let text = "BinaryName = \"/usr/bin/no\\\"de\"\nCriuPath = \"\"\nIoGid = 0\nIoUid = 1000\nNoNewKeyring = true\n\
+        let text = "BinaryName = \"/usr/bin/no\\\"de\"\nCriuPath = \"\"\nIoGid = 0\nIoUid = 1000\nNoNewKeyring = true\nExecKillGroup = true\n\
                     Root = '/run/x'\nSystemdCgroup = false\n";
         let options = Options::from_toml(text).unwrap();
         assert_eq!(options.binary_name, "/usr/bin/no\"de");
         assert_eq!(options.root, "/run/x");
         assert_eq!(options.io_uid, 1000);
-        assert!(options.no_new_keyring && !options.systemd_cgroup);
+        assert!(options.no_new_keyring && options.exec_kill_group && !options.systemd_cgroup);
     }
 
     #[test]

@@ -25,7 +25,7 @@ use crate::reactor::{Interest, Poller, Timers, Token};
 use crate::task::{Container, Ticket, Tombstones};
 use crate::wire::conn::{Conn, ConnError};
 use crate::wire::events::Event;
-use crate::wire::frame::{Decoded, Kind};
+use crate::wire::frame::{Decoded, Kind, MESSAGE_LENGTH_MAX};
 use crate::wire::task as messages;
 
 /// Descriptor on which `start` hands over the listening socket.
@@ -298,8 +298,8 @@ impl Server {
             }
             Decoded::Frame(frame) if frame.kind == Kind::Request => {
                 let ticket = Ticket { conn, stream: frame.stream };
-                if frame.stream % 2 == 0 {
-                    let text = "StreamID must be odd for client initiated streams";
+                let admitted = self.conns.get_mut(&conn).map_or(Ok(()), |c| c.admit(frame.stream));
+                if let Err(text) = admitted {
                     return self.reply(ticket, &Err(ApiError::new(Code::InvalidArgument, text)));
                 }
                 match messages::decode(&frame.payload) {
@@ -314,7 +314,13 @@ impl Server {
     /// Answers a call; a client that has gone meanwhile is no error.
     pub(crate) fn reply(&mut self, ticket: Ticket, result: &Result<Response, ApiError>) {
         let Some(conn) = self.conns.get_mut(&ticket.conn) else { return };
-        match conn.send(ticket.stream, Kind::Response, &messages::encode(result)) {
+        let mut payload = messages::encode(result);
+        if payload.len() > MESSAGE_LENGTH_MAX {
+            let text =
+                format!("the answer of {} bytes exceeds the maximum of {MESSAGE_LENGTH_MAX}", payload.len());
+            payload = messages::encode(&Err(ApiError::new(Code::ResourceExhausted, text)));
+        }
+        match conn.send(ticket.stream, Kind::Response, &payload) {
             Ok(()) if conn.unsent() > 0 => {
                 let _ = self.poller.modify(conn.as_fd(), Token::Conn(ticket.conn), Interest::Both);
             }
@@ -335,6 +341,11 @@ impl Server {
                 process.waiters.retain(|ticket| ticket.conn != serial);
             }
         }
+        self.look_for_idleness();
+    }
+
+    /// Starts the time after which a shim that nobody is connected to looks whether it is of any use.
+    pub(crate) fn look_for_idleness(&mut self) {
         if self.conns.is_empty() {
             self.timers.set(Timer::Idle, IDLE);
         }

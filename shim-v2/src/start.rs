@@ -46,6 +46,7 @@ pub fn run(flags: &Flags) -> Result<Vec<u8>> {
     io::stdin().take(STDIN_LIMIT).read_to_end(&mut stdin).context("read stdin")?;
     let version = std::env::var("MAX_SHIM_VERSION").ok();
     let boot = bootstrap::detect(&stdin, &flags.id, &flags.namespace, version.as_deref());
+    let flags = &Flags { debug: flags.debug || boot.debug, ..flags.clone() };
     let shim_cgroup = shim_cgroup(boot.options.as_ref())?;
     let group = config::group(Path::new(".")).map_err(|text| anyhow!(text))?;
     let name = group.as_deref().unwrap_or(&flags.id);

@@ -159,6 +159,8 @@ pub struct Container {
     pub kill_all: bool,
     /// That is under way.
     pub sweeping: bool,
+    /// Kill of an exec, and its end, reach its whole process group.
+    pub exec_kill_group: bool,
 }
 
 impl Container {

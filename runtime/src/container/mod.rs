@@ -40,6 +40,7 @@ pub use explain::{explain, explain_exec};
 pub use error::{CREATE_FAILED, EXEC_FAILED, Error};
 pub(crate) use idmap::find_helper;
 pub use monitor::{Monitor, News};
+pub use mounts::user_namespace;
 pub(crate) use rootless::ranges as id_ranges;
 
 /// Result of a container operation.

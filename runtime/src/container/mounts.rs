@@ -188,7 +188,7 @@ impl Namespaces {
             }
             MountUserns::Maps(maps) => {
                 if !self.made.iter().any(|(made, _)| made == maps) {
-                    self.made.push((maps.clone(), make(maps)?));
+                    self.made.push((maps.clone(), user_namespace(maps)?));
                 }
                 self.made.iter().find(|(made, _)| made == maps).map(|(_, fd)| fd)
             }
@@ -204,7 +204,10 @@ fn open(path: &Path) -> Result<OwnedFd, Failure> {
 
 /// A user namespace with these maps, which lives as long as its descriptor: made by a child that only waits to
 /// be killed.
-fn make(maps: &IdMaps) -> Result<OwnedFd, Failure> {
+///
+/// # Errors
+/// EPERM, EINVAL for maps that overlap.
+pub fn user_namespace(maps: &IdMaps) -> Result<OwnedFd, Failure> {
     let during = "make user namespace";
     match clone3(libc::CLONE_NEWUSER as u64, None).during(during, String::new)? {
         Fork::Child => {

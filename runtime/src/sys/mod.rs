@@ -8,6 +8,7 @@ pub mod bpf;
 pub mod bump;
 pub mod fs;
 pub mod landlock;
+pub mod loopdev;
 pub mod mount;
 pub mod prctl;
 pub mod probe;

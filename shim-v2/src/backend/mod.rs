@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 
 use crate::api::Mount;
 use crate::io::Owner;
-use crate::io::logger::Logger;
+use crate::io::logger::{Feed, Logger};
 use crate::mount;
 use crate::options::Options;
 
@@ -55,10 +55,12 @@ pub struct LoggerArgs {
     pub namespace: String,
     /// Owner of the pipes.
     pub owner: Owner,
+    /// Who writes them.
+    pub feed: Feed,
 }
 
 fn start_logger(args: Option<&LoggerArgs>, id: &str) -> Outcome<()> {
-    args.map_or(Ok(()), |args| args.logger.attach(id, &args.namespace, args.owner))
+    args.map_or(Ok(()), |args| args.logger.attach(id, &args.namespace, args.owner, args.feed))
 }
 
 /// What a worker needs for exec.
@@ -89,7 +91,9 @@ impl Backend {
     pub fn new(options: &Options, namespace: &str) -> Backend {
         let kind = match options.binary_name.as_str() {
             "" => Kind::Inproc,
-            name if Path::new(name).file_name().is_some_and(|f| f == "davit") => Kind::Inproc,
+            name if Path::new(name).file_name().is_some_and(|f| f == "davit") && !is_script(name) => {
+                Kind::Inproc
+            }
             name => Kind::External(name.to_owned()),
         };
         Backend { kind, root: options.state_root(namespace), systemd_cgroup: options.systemd_cgroup }
@@ -266,6 +270,14 @@ impl Backend {
             systemd_cgroup: self.systemd_cgroup,
         }
     }
+}
+
+/// Whether a path leads to a script: a wrapper that is called davit is not davit.
+fn is_script(path: &str) -> bool {
+    use std::io::Read;
+    let mut start = [0; 2];
+    let read = std::fs::File::open(path).and_then(|mut file| file.read_exact(&mut start));
+    read.is_ok() && start == *b"#!"
 }
 
 /// Whether a container is killed before it is removed.

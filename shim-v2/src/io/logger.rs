@@ -34,6 +34,15 @@ enum Ready {
     Byte,
 }
 
+/// Where the program's input comes from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Feed {
+    /// The container writes into the program's pipes.
+    Container,
+    /// The shim writes what the terminal says into a pipe whose read end is the worker's descriptor 1.
+    Terminal,
+}
+
 /// A logging program with its arguments.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Logger {
@@ -71,17 +80,24 @@ impl Logger {
         })
     }
 
-    /// Starts the program and makes the calling worker's descriptors 1 and 2 its input.
+    /// Starts the program and makes the calling worker's descriptors 1 and 2 its input; with a terminal they
+    /// are /dev/null afterwards.
     ///
     /// # Errors
     /// Text that names the program.
-    pub fn attach(&self, id: &str, namespace: &str, owner: Owner) -> Result<(), String> {
-        self.try_attach(id, namespace, owner)
+    pub fn attach(&self, id: &str, namespace: &str, owner: Owner, feed: Feed) -> Result<(), String> {
+        self.try_attach(id, namespace, owner, feed)
             .map_err(|e| format!("failed to start logging binary {}: {e}", self.path.display()))
     }
 
-    fn try_attach(&self, id: &str, namespace: &str, owner: Owner) -> io::Result<()> {
-        let (out, out_write) = super::pipe(owner)?;
+    fn try_attach(&self, id: &str, namespace: &str, owner: Owner, feed: Feed) -> io::Result<()> {
+        let (out, out_write) = match feed {
+            Feed::Container => super::pipe(owner)?,
+            Feed::Terminal => {
+                let null = std::fs::OpenOptions::new().read(true).write(true).open("/dev/null")?;
+                (borrow(1).try_clone_to_owned()?, null.into())
+            }
+        };
         let (err, err_write) = super::pipe(owner)?;
         let (ready, ready_write) = pipe2(OFlag::O_CLOEXEC)?;
         let word = |text: &str| CString::new(text).map_err(io::Error::from);
@@ -105,6 +121,8 @@ impl Logger {
         }
         self.wait_ready(&ready)?;
         dup_onto(out_write.as_fd(), 1)?;
+        // Errors of a terminal go where its output goes: the second input of the program ends at once.
+        let err_write = if feed == Feed::Terminal { &out_write } else { &err_write };
         dup_onto(err_write.as_fd(), 2)
     }
 

@@ -24,9 +24,6 @@ pub enum IoError {
     /// A URI scheme that no shim of this kind serves.
     #[error("unknown STDIO scheme {0:?}")]
     Scheme(String),
-    /// A scheme that is not built yet.
-    #[error("STDIO scheme {0:?} with a terminal is not supported yet")]
-    Unsupported(String),
     /// A file of the host.
     #[error("open stdio {path}: {source}")]
     Open {
@@ -116,7 +113,13 @@ pub fn plan_terminal(stdio: &Stdio) -> Result<pty::TerminalPlan, IoError> {
         plan.stdin = Some(read);
         plan.stdin_hold = Some(hold);
     }
-    if !stdio.stdout.is_empty() {
+    if logger::Logger::parse(&stdio.stdout).is_some() {
+        // The program gets what the shim reads from the terminal, through a pipe.
+        let (read, write) = pipe(Owner::default()).map_err(IoError::Pipe)?;
+        set_nonblocking(&write).map_err(IoError::Pipe)?;
+        plan.stdout = Some(Sink::ready(write));
+        plan.logger = Some(read);
+    } else if !stdio.stdout.is_empty() {
         plan.stdout = Some(open_sink(&stdio.stdout)?);
     }
     Ok(plan)
@@ -127,7 +130,6 @@ fn open_sink(target: &str) -> Result<Sink, IoError> {
         None => fifo::open_output(Path::new(target)),
         Some(("fifo", path)) => fifo::open_output(Path::new(path)),
         Some(("file", path)) => open_file(Path::new(path)).map(Sink::ready),
-        Some((scheme @ ("binary" | "binary-v2"), _)) => Err(IoError::Unsupported(scheme.to_owned())),
         Some((scheme, _)) => Err(IoError::Scheme(scheme.to_owned())),
     }
 }

@@ -16,6 +16,8 @@ pub struct TerminalPlan {
     pub stdin_hold: Option<OwnedFd>,
     /// Where the output goes.
     pub stdout: Option<Sink>,
+    /// Read end of the pipe that `stdout` is, for a logging program.
+    pub logger: Option<OwnedFd>,
 }
 
 impl TerminalPlan {

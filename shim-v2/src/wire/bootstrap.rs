@@ -30,7 +30,12 @@ pub struct Bootstrap {
     pub socket_dir: Option<String>,
     /// Address of containerd's ttrpc socket, where stdin names it.
     pub ttrpc_address: Option<String>,
+    /// containerd logs debug lines.
+    pub debug: bool,
 }
+
+/// LogLevel of a containerd that logs debug lines (2.3: TRACE is -8, DEBUG -4, INFO 0).
+const LOG_DEBUG: i32 = -4;
 
 /// Tells the daemon's generation (contract section 0).
 ///
@@ -46,11 +51,12 @@ pub fn detect(stdin: &[u8], id: &str, namespace: &str, max_shim_version: Option<
                 options,
                 socket_dir: params.socket_dir.filter(|dir| !dir.is_empty()),
                 ttrpc_address: Some(params.containerd_ttrpc_address).filter(|a| !a.is_empty()),
+                debug: params.log_level.value() <= LOG_DEBUG,
             };
         }
     }
     let generation = if max_shim_version.is_some() { Generation::Json } else { Generation::Plain };
-    Bootstrap { generation, options: parse_any(stdin), socket_dir: None, ttrpc_address: None }
+    Bootstrap { generation, options: parse_any(stdin), socket_dir: None, ttrpc_address: None, debug: false }
 }
 
 /// Reads an Any; `None` for no bytes or for what is none.

@@ -33,12 +33,13 @@ pub struct Conn {
     decoder: Decoder,
     out: Vec<u8>,
     sent: usize,
+    last_stream: u32,
 }
 
 impl Conn {
     /// Takes over a connected, non-blocking stream.
     pub fn new(stream: UnixStream) -> Self {
-        Conn { stream, decoder: Decoder::default(), out: Vec::new(), sent: 0 }
+        Conn { stream, decoder: Decoder::default(), out: Vec::new(), sent: 0, last_stream: 0 }
     }
 
     /// Reads what is there and returns the frames that are complete.
@@ -62,6 +63,21 @@ impl Conn {
             }
         }
         Ok(frames)
+    }
+
+    /// Checks the id of a request's stream: odd, and above all before it.
+    ///
+    /// # Errors
+    /// The words of Go's server.
+    pub fn admit(&mut self, stream: u32) -> Result<(), &'static str> {
+        if stream % 2 == 0 {
+            return Err("StreamID must be odd for client initiated streams");
+        }
+        if stream <= self.last_stream {
+            return Err("StreamID cannot be re-used and must increment");
+        }
+        self.last_stream = stream;
+        Ok(())
     }
 
     /// Queues a frame and writes as much as the peer takes now.

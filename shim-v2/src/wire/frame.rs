@@ -2,9 +2,9 @@
 //!
 //! Source: PROTOCOL.md of containerd/ttrpc. Only unary calls exist in the task service.
 
+pub use ttrpc::proto::MESSAGE_LENGTH_MAX;
 use ttrpc::proto::{
-    FLAG_REMOTE_CLOSED, MESSAGE_HEADER_LENGTH, MESSAGE_LENGTH_MAX, MESSAGE_TYPE_DATA, MESSAGE_TYPE_REQUEST,
-    MESSAGE_TYPE_RESPONSE,
+    FLAG_REMOTE_CLOSED, MESSAGE_HEADER_LENGTH, MESSAGE_TYPE_DATA, MESSAGE_TYPE_REQUEST, MESSAGE_TYPE_RESPONSE,
 };
 
 /// What a frame carries.

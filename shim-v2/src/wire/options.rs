@@ -30,6 +30,7 @@ pub fn decode(any: &Any) -> Result<Options, ApiError> {
 
 fn from_runc(m: RuncOptions) -> Options {
     Options {
+        exec_kill_group: false,
         no_pivot_root: m.no_pivot_root,
         no_new_keyring: m.no_new_keyring,
         shim_cgroup: m.shim_cgroup,

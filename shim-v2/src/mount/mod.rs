@@ -1,18 +1,24 @@
 //! Mounts of a container's rootfs, as containerd describes them. Everything here blocks: workers only.
 
+mod helper;
+mod idmap;
+mod options;
+
 use std::ffi::CString;
 use std::fs;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
-use std::os::unix::fs::DirBuilderExt;
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use davit::sys::mount as sys;
+use davit::sys::mount::{self as sys, Reach};
 use nix::errno::Errno;
 use nix::fcntl::{OFlag, OpenHow, ResolveFlag, openat2};
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
+use nix::sys::statvfs::{FsFlags, statvfs};
+use options::Parsed;
 
 use crate::api::Mount;
 
@@ -36,6 +42,14 @@ pub enum MountError {
     /// An option that only a later containerd's mount manager or an idmapped mount could serve.
     #[error("mount option {0:?} is not supported")]
     Option(String),
+    /// `uidmap=` or `gidmap=`.
+    #[error("mount option {option:?}: {text}")]
+    IdMap {
+        /// The option.
+        option: String,
+        /// What is wrong with it, or the step that failed.
+        text: String,
+    },
     /// A mount.
     #[error("failed to mount rootfs component {kind} {source_path} on {target}: {source}")]
     Mount {
@@ -89,79 +103,9 @@ pub fn mount_all(mounts: &[Mount], rootfs: &Path) -> Result<(), MountError> {
     Ok(())
 }
 
-/// fstab-style options, sorted by what they mean to mount(2).
-#[derive(Debug, Default, PartialEq, Eq)]
-struct Parsed {
-    flags: u64,
-    propagation: u64,
-    data: Vec<String>,
-}
-
-fn parse(options: &[String]) -> Result<Parsed, MountError> {
-    let mut parsed = Parsed::default();
-    for option in options {
-        let (set, clear) = match option.as_str() {
-            "defaults" => (MsFlags::empty(), MsFlags::empty()),
-            "ro" => (MsFlags::MS_RDONLY, MsFlags::empty()),
-            "rw" => (MsFlags::empty(), MsFlags::MS_RDONLY),
-            "bind" => (MsFlags::MS_BIND, MsFlags::empty()),
-            "rbind" => (MsFlags::MS_BIND | MsFlags::MS_REC, MsFlags::empty()),
-            "nosuid" => (MsFlags::MS_NOSUID, MsFlags::empty()),
-            "suid" => (MsFlags::empty(), MsFlags::MS_NOSUID),
-            "nodev" => (MsFlags::MS_NODEV, MsFlags::empty()),
-            "dev" => (MsFlags::empty(), MsFlags::MS_NODEV),
-            "noexec" => (MsFlags::MS_NOEXEC, MsFlags::empty()),
-            "exec" => (MsFlags::empty(), MsFlags::MS_NOEXEC),
-            "sync" => (MsFlags::MS_SYNCHRONOUS, MsFlags::empty()),
-            "async" => (MsFlags::empty(), MsFlags::MS_SYNCHRONOUS),
-            "dirsync" => (MsFlags::MS_DIRSYNC, MsFlags::empty()),
-            "remount" => (MsFlags::MS_REMOUNT, MsFlags::empty()),
-            "mand" => (MsFlags::MS_MANDLOCK, MsFlags::empty()),
-            "nomand" => (MsFlags::empty(), MsFlags::MS_MANDLOCK),
-            "noatime" => (MsFlags::MS_NOATIME, MsFlags::empty()),
-            "atime" => (MsFlags::empty(), MsFlags::MS_NOATIME),
-            "nodiratime" => (MsFlags::MS_NODIRATIME, MsFlags::empty()),
-            "diratime" => (MsFlags::empty(), MsFlags::MS_NODIRATIME),
-            "relatime" => (MsFlags::MS_RELATIME, MsFlags::empty()),
-            "norelatime" => (MsFlags::empty(), MsFlags::MS_RELATIME),
-            "strictatime" => (MsFlags::MS_STRICTATIME, MsFlags::empty()),
-            "nostrictatime" => (MsFlags::empty(), MsFlags::MS_STRICTATIME),
-            other => {
-                match propagation(other) {
-                    Some(flags) => parsed.propagation = flags.bits(),
-                    None if refused(other) => return Err(MountError::Option(other.to_owned())),
-                    None => parsed.data.push(other.to_owned()),
-                }
-                continue;
-            }
-        };
-        parsed.flags = (parsed.flags | set.bits()) & !clear.bits();
-    }
-    Ok(parsed)
-}
-
-fn propagation(option: &str) -> Option<MsFlags> {
-    Some(match option {
-        "private" => MsFlags::MS_PRIVATE,
-        "rprivate" => MsFlags::MS_PRIVATE | MsFlags::MS_REC,
-        "shared" => MsFlags::MS_SHARED,
-        "rshared" => MsFlags::MS_SHARED | MsFlags::MS_REC,
-        "slave" => MsFlags::MS_SLAVE,
-        "rslave" => MsFlags::MS_SLAVE | MsFlags::MS_REC,
-        "unbindable" => MsFlags::MS_UNBINDABLE,
-        "runbindable" => MsFlags::MS_UNBINDABLE | MsFlags::MS_REC,
-        _ => return None,
-    })
-}
-
-/// Options that are instructions to containerd's own mount code, not to the kernel.
-fn refused(option: &str) -> bool {
-    option == "loop"
-        || ["X-containerd.", "uidmap=", "gidmap="].iter().any(|prefix| option.starts_with(prefix))
-}
-
 fn mount_one(one: &Mount, rootfs: &Path) -> Result<(), MountError> {
-    let parsed = parse(&one.options)?;
+    let mut parsed = options::parse(&one.options)?;
+    let userns = parsed.idmap.take().map(|maps| idmap::namespace(&maps)).transpose()?;
     let resolved = match one.target.as_str() {
         "" => None,
         below => Some(below_root(rootfs, below)?),
@@ -170,7 +114,7 @@ fn mount_one(one: &Mount, rootfs: &Path) -> Result<(), MountError> {
         Some(fd) => PathBuf::from(format!("/proc/self/fd/{}", fd.as_raw_fd())),
         None => rootfs.to_owned(),
     };
-    perform(one, &parsed, &target).map_err(|source| MountError::Mount {
+    perform(one, parsed, &target, userns.as_ref(), rootfs).map_err(|source| MountError::Mount {
         kind: one.kind.clone(),
         source_path: one.source.clone(),
         target: rootfs.join(&one.target),
@@ -188,27 +132,93 @@ fn below_root(rootfs: &Path, below: &str) -> Result<OwnedFd, MountError> {
     openat2(root.as_fd(), below, how).map_err(|e| fail(e.into()))
 }
 
-fn perform(one: &Mount, parsed: &Parsed, target: &Path) -> io::Result<()> {
-    let data = parsed.data.join(",");
+fn perform(
+    one: &Mount,
+    mut parsed: Parsed,
+    target: &Path,
+    userns: Option<&OwnedFd>,
+    rootfs: &Path,
+) -> io::Result<()> {
+    if let Some(helper) = helper::of(&one.kind) {
+        return helper::run(helper, one, target);
+    }
+    // Held until the mount is there.
+    let device =
+        if parsed.looped { Some(helper::loop_device(Path::new(&one.source), &parsed)?) } else { None };
+    let source = device.as_ref().map_or(Path::new(&one.source), |(_, path)| path);
     let flags = MsFlags::from_bits_retain(parsed.flags);
     let bind = flags.contains(MsFlags::MS_BIND);
-    if data.len() > MOUNT_DATA_LIMIT && one.kind == "overlay" {
-        mount_overlay(parsed, target)?;
-    } else {
-        let kind = if bind { None } else { Some(one.kind.as_str()) };
-        mount(Some(one.source.as_str()), target, kind, flags, Some(data.as_str()))?;
+    let _layers = match userns {
+        Some(userns) if one.kind == "overlay" => Some(map_layers(&mut parsed, rootfs, userns)?),
+        _ => None,
+    };
+    let data = parsed.data.join(",");
+    match userns {
+        Some(userns) if bind => {
+            let reach = if flags.contains(MsFlags::MS_REC) { Reach::Tree } else { Reach::One };
+            let tree = idmap::mapped(source, reach, userns)?;
+            sys::move_mount(tree.as_fd(), open_path(target)?.as_fd())?;
+        }
+        _ if data.len() > MOUNT_DATA_LIMIT && one.kind == "overlay" => mount_overlay(&parsed, target)?,
+        _ => {
+            let kind = if bind { None } else { Some(one.kind.as_str()) };
+            mount(Some(source), target, kind, flags, Some(data.as_str()))?;
+            if let Some(userns) = userns.filter(|_| one.kind != "overlay") {
+                let tree = idmap::mapped(target, Reach::One, userns)?;
+                umount2(target, MntFlags::MNT_DETACH)?;
+                sys::move_mount(tree.as_fd(), open_path(target)?.as_fd())?;
+            }
+        }
     }
     // The kernel ignores other flags on a bind: a second call sets them.
     let extra = flags & !(MsFlags::MS_BIND | MsFlags::MS_REC);
     if bind && !extra.is_empty() {
-        let again = extra | MsFlags::MS_BIND | MsFlags::MS_REMOUNT;
-        mount(None::<&str>, target, None::<&str>, again, None::<&str>)?;
+        remount_bind(target, extra)?;
     }
     if parsed.propagation != 0 {
         let flags = MsFlags::from_bits_retain(parsed.propagation);
         mount(None::<&str>, target, None::<&str>, flags, None::<&str>)?;
     }
     Ok(())
+}
+
+/// Sets the flags of a bind. In a user namespace those that the source has are locked: they are kept then.
+fn remount_bind(target: &Path, flags: MsFlags) -> io::Result<()> {
+    let again = |flags: MsFlags| {
+        let all = flags | MsFlags::MS_BIND | MsFlags::MS_REMOUNT;
+        mount(None::<&str>, target, None::<&str>, all, None::<&str>)
+    };
+    match again(flags) {
+        Err(Errno::EPERM) => {
+            let now = statvfs(target)?.flags();
+            let locked = [
+                (FsFlags::ST_RDONLY, MsFlags::MS_RDONLY),
+                (FsFlags::ST_NOSUID, MsFlags::MS_NOSUID),
+                (FsFlags::ST_NODEV, MsFlags::MS_NODEV),
+                (FsFlags::ST_NOEXEC, MsFlags::MS_NOEXEC),
+                (FsFlags::ST_NOATIME, MsFlags::MS_NOATIME),
+                (FsFlags::ST_NODIRATIME, MsFlags::MS_NODIRATIME),
+                (FsFlags::ST_RELATIME, MsFlags::MS_RELATIME),
+            ];
+            let kept =
+                locked.iter().filter(|(has, _)| now.contains(*has)).fold(flags, |all, (_, f)| all | *f);
+            Ok(again(kept)?)
+        }
+        other => Ok(other?),
+    }
+}
+
+fn open_path(path: &Path) -> io::Result<fs::File> {
+    fs::OpenOptions::new().read(true).custom_flags(libc::O_PATH).open(path)
+}
+
+/// Replaces an overlay's lower layers by mapped copies.
+fn map_layers(parsed: &mut Parsed, rootfs: &Path, userns: &OwnedFd) -> io::Result<idmap::Layers> {
+    let lower = parsed.data.iter_mut().find(|option| option.starts_with("lowerdir="));
+    let option = lower.ok_or_else(|| io::Error::other("an overlay without lowerdir"))?;
+    let (layers, value) = idmap::Layers::map(option.trim_start_matches("lowerdir="), rootfs, userns)?;
+    *option = format!("lowerdir={value}");
+    Ok(layers)
 }
 
 /// An overlay whose options are longer than a page: one fsconfig call per lower directory (`lowerdir+`,
@@ -252,6 +262,7 @@ fn mount_overlay(parsed: &Parsed, target: &Path) -> io::Result<()> {
 /// [`MountError::Table`], or [`MountError::Unmount`] for what was busy for 2.5 s and could not even be
 /// detached.
 pub fn unmount_recursive(path: &Path) -> Result<(), MountError> {
+    idmap::remove_left(path);
     // The bundle's path may lead through a symlink (/var/run): the table has the real one.
     let Ok(real) = fs::canonicalize(path) else { return Ok(()) };
     let table = fs::read("/proc/self/mountinfo").map_err(MountError::Table)?;
@@ -304,27 +315,6 @@ fn unescape(field: &[u8]) -> PathBuf {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    fn options(list: &str) -> Vec<String> {
-        list.split(',').map(str::to_owned).collect()
-    }
-
-    #[test]
-    fn flags_propagation_and_data() {
-        let parsed = parse(&options("rbind,ro,rslave,nosuid,lowerdir=/a:/b,index=off")).unwrap();
-        let flags = MsFlags::MS_BIND | MsFlags::MS_REC | MsFlags::MS_RDONLY | MsFlags::MS_NOSUID;
-        assert_eq!(parsed.flags, flags.bits());
-        assert_eq!(parsed.propagation, (MsFlags::MS_SLAVE | MsFlags::MS_REC).bits());
-        assert_eq!(parsed.data, ["lowerdir=/a:/b", "index=off"]);
-        assert_eq!(parse(&options("ro,rw")).unwrap().flags, 0);
-    }
-
-    #[test]
-    fn options_for_containerds_own_mounter_are_refused() {
-        for option in ["X-containerd.mkdir.path=/x", "uidmap=0:1:2", "loop"] {
-            assert!(parse(&options(option)).is_err(), "{option}");
-        }
-    }
 
     #[test]
     fn mountinfo_escapes() {
