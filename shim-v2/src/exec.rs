@@ -71,6 +71,7 @@ impl Server {
             bundle,
             spec: exec.spec.clone(),
             terminal: exec.process.stdio.terminal,
+            size: exec.process.size,
             logger,
         };
         let (side, console) = open_stdio(&mut exec.process, owner)?;

@@ -76,6 +76,7 @@ impl Server {
             init: Process::new(target, create.stdio.clone()),
             execs: std::collections::BTreeMap::new(),
             cgroup: None,
+            oom_held: false,
             oom_serial: 0,
             kill_all: facts.kill_all,
             sweeping: false,
@@ -206,6 +207,7 @@ impl Server {
             }
             Err(text) => Err(text::runtime_failed("start", &text)),
         };
+        self.release_oom(id);
         self.start_is_over(id);
         self.finish(id, done.ticket, answer);
     }

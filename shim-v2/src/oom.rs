@@ -32,8 +32,18 @@ impl Server {
         if ended {
             // A removed v1 cgroup makes its eventfd readable for good.
             self.poller.remove(oom.as_fd());
+        } else if killed && container.init.starting {
+            container.oom_held = true;
         } else if killed {
             self.publish(Event::Oom { id });
+        }
+    }
+
+    /// Start is over: what was seen meanwhile is told.
+    pub(crate) fn release_oom(&mut self, id: &str) {
+        let Some(container) = self.containers.get_mut(id) else { return };
+        if std::mem::take(&mut container.oom_held) {
+            self.publish(Event::Oom { id: id.to_owned() });
         }
     }
 }

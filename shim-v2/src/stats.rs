@@ -94,5 +94,7 @@ fn from_proc(pid: i32) -> Option<BTreeMap<String, PathBuf>> {
             paths.insert(name.to_owned(), dir.join(below));
         }
     }
+    // What is not mounted here is nothing to look at.
+    paths.retain(|_, dir: &mut PathBuf| dir.is_dir());
     Some(paths).filter(|paths| !paths.is_empty())
 }

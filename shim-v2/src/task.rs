@@ -153,6 +153,8 @@ pub struct Container {
     pub execs: BTreeMap<String, Exec>,
     /// Its cgroup.
     pub cgroup: Option<Watched>,
+    /// An OOM kill was seen while Start was under way: its event comes behind the start's.
+    pub oom_held: bool,
     /// Serial of the OOM watch's token.
     pub oom_serial: u64,
     /// It has no pid namespace of its own: what init leaves behind must be killed.

@@ -9,7 +9,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use davit::sys::fs::{CloseRange, adopt, close_range, dup_onto};
-use davit::sys::prctl::{set_child_subreaper, set_thp_disable};
+use davit::sys::prctl::{set_child_subreaper, set_pdeathsig, set_thp_disable};
 use davit::sys::process::{Exit, Fork, WaitFor, WaitMode, exit_now, fork, wait};
 use davit::sys::signal::{BrokenPipe, set_broken_pipe};
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
@@ -70,8 +70,13 @@ fn enter(
     result: &OwnedFd,
 ) -> io::Result<(Option<OwnedFd>, std::fs::File)> {
     sigprocmask(SigmaskHow::SIG_SETMASK, Some(&SigSet::empty()), None)?;
-    set_broken_pipe(BrokenPipe::Default)?;
+    // As in the davit program: a hook that does not read its state must not end the runtime. What a runtime
+    // starts gets the default again.
+    set_broken_pipe(BrokenPipe::Ignore)?;
     set_child_subreaper(true)?;
+    // A worker of a killed shim must not go on behind the back of `delete`. (A shim that ended before this line
+    // had not told anybody of the call.)
+    set_pdeathsig(libc::SIGKILL)?;
     // The shim lives without huge pages; the setting is inherited, and containers are to have theirs.
     set_thp_disable(false)?;
     let standard = [(&stdio.stdin, 0), (&stdio.stdout, 1), (&stdio.stderr, 2)];
@@ -195,6 +200,18 @@ mod tests {
             Ok(1)
         });
         assert_eq!(text, Err("the worker was killed by signal 9".to_owned()));
+    }
+
+    #[test]
+    fn a_closed_pipe_is_an_error_and_no_end() {
+        let (read, write) = pipe2(OFlag::O_CLOEXEC).unwrap();
+        drop(read);
+        let stdio = ContainerSide { stdout: Some(write), ..Default::default() };
+        let written = run(stdio, |_| match nix::unistd::write(std::io::stdout(), b"x") {
+            Err(nix::errno::Errno::EPIPE) => Ok(1),
+            other => Err(format!("{other:?}")),
+        });
+        assert_eq!(written, Ok(1));
     }
 
     #[test]

@@ -361,6 +361,13 @@ pub fn only_stdio(command: &mut std::process::Command) {
     unsafe { command.pre_exec(settle) };
 }
 
+/// Ends a command's program when the calling process ends: nobody would take its result.
+pub fn die_with_parent(command: &mut std::process::Command) {
+    use std::os::unix::process::CommandExt;
+    // SAFETY: in the forked child: one system call, no allocation, no lock.
+    unsafe { command.pre_exec(|| super::prctl::set_pdeathsig(libc::SIGKILL)) };
+}
+
 /// Whether this program was executed by a descriptor (execveat(2) with AT_EMPTY_PATH), as its auxiliary
 /// vector says: the kernel names it `/dev/fd/<n>` then.
 #[must_use]

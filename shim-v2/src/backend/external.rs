@@ -8,6 +8,8 @@ use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitStatus, Stdio};
 
+use davit::sys::fs::WinSize;
+use davit::sys::process::die_with_parent;
 use nix::sys::socket::{ControlMessage, MsgFlags, sendmsg};
 
 use super::{CreateArgs, ERROR_LIMIT, ExecArgs, Outcome, write_private};
@@ -57,7 +59,7 @@ impl External<'_> {
     pub fn exec(&self, args: &ExecArgs, console: Option<OwnedFd>) -> Outcome<i32> {
         let pid_file = args.bundle.join(format!("{}.pid", args.exec));
         let process_file = args.bundle.join(format!("{}.process.json", args.exec));
-        let spec = with_terminal(&args.spec, args.terminal)?;
+        let spec = with_terminal(&args.spec, args.terminal, args.size)?;
         write_private(&process_file, &spec).map_err(|e| format!("write {}: {e}", process_file.display()))?;
         let mut command = self.command();
         command
@@ -109,6 +111,7 @@ impl External<'_> {
 
     fn command(&self) -> Command {
         let mut command = Command::new(self.binary);
+        die_with_parent(&mut command);
         command.arg("--root").arg(self.root).arg("--log").arg(&self.log).arg("--log-format").arg("json");
         if self.systemd_cgroup {
             command.arg("--systemd-cgroup");
@@ -188,12 +191,16 @@ fn read_pid(path: &Path) -> Outcome<i32> {
     text.trim().parse().map_err(|_| format!("{}: not a pid: {text:?}", path.display()))
 }
 
-/// The process object with `terminal` as the request says.
-fn with_terminal(spec: &[u8], terminal: bool) -> Outcome<Vec<u8>> {
+/// The process object with `terminal` and the terminal's size as the requests say.
+fn with_terminal(spec: &[u8], terminal: bool, size: Option<WinSize>) -> Outcome<Vec<u8>> {
     let mut value: serde_json::Value =
         serde_json::from_slice(spec).map_err(|e| format!("exec's process spec: {e}"))?;
     let object = value.as_object_mut().ok_or("exec's process spec is no object")?;
     object.insert("terminal".to_owned(), terminal.into());
+    if let Some(size) = size {
+        let size = serde_json::json!({"height": size.rows, "width": size.cols});
+        object.insert("consoleSize".to_owned(), size);
+    }
     serde_json::to_vec(&value).map_err(|e| e.to_string())
 }
 
@@ -258,10 +265,10 @@ mod tests {
 
     #[test]
     fn terminal_of_the_request_wins() {
-        let spec = with_terminal(br#"{"args":["sh"],"terminal":true}"#, false).unwrap();
+        let spec = with_terminal(br#"{"args":["sh"],"terminal":true}"#, false, None).unwrap();
         let value: serde_json::Value = serde_json::from_slice(&spec).unwrap();
         assert_eq!(value, serde_json::json!({"args": ["sh"], "terminal": false}));
-        assert!(with_terminal(b"[]", true).is_err());
+        assert!(with_terminal(b"[]", true, None).is_err());
     }
 
     #[test]

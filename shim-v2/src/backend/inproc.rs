@@ -59,6 +59,10 @@ pub fn exec(runtime: &Runtime, args: &ExecArgs, socket: Option<OwnedFd>) -> Outc
     let mut process: oci_spec::runtime::Process =
         davit::spec::parse(&args.spec).map_err(|e| format!("exec's process spec: {e}"))?;
     process.set_terminal(Some(args.terminal));
+    if let Some(size) = args.size {
+        let built = oci_spec::runtime::BoxBuilder::default().width(size.cols).height(size.rows).build();
+        process.set_console_size(Some(built.map_err(|e| format!("size of the terminal: {e}"))?));
+    }
     let options = ExecOptions {
         process,
         console: console(socket),
@@ -102,6 +106,12 @@ pub fn resume(runtime: &Runtime, id: &str) -> Outcome<()> {
 /// The error's text.
 pub fn delete(runtime: &Runtime, id: &str, force: Force) -> Outcome<()> {
     container::delete(runtime, id, force == Force::Yes).map_err(|e| e.to_string())
+}
+
+/// Kills all that is in the container's cgroup; false when there is none.
+#[must_use]
+pub fn kill_cgroup(state_dir: &Path) -> bool {
+    crate::stats::open(state_dir).is_some_and(|cgroup| cgroup.kill(libc::SIGKILL).is_ok())
 }
 
 /// Writes limits to the container's cgroup.

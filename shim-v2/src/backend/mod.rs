@@ -8,6 +8,8 @@ pub mod inproc;
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 
+use davit::sys::fs::WinSize;
+
 use crate::api::Mount;
 use crate::io::Owner;
 use crate::io::logger::{Feed, Logger};
@@ -76,6 +78,8 @@ pub struct ExecArgs {
     pub spec: Vec<u8>,
     /// Overrides the spec's `terminal`.
     pub terminal: bool,
+    /// A size of the terminal that was asked for before the start.
+    pub size: Option<WinSize>,
     /// A program that reads the output.
     pub logger: Option<LoggerArgs>,
 }
@@ -212,7 +216,14 @@ impl Backend {
     /// The runtime's text, or the unmount that failed.
     pub fn delete(&self, id: &str, bundle: &Path, force: Force) -> Outcome<()> {
         let removed = match &self.kind {
-            Kind::Inproc => inproc::delete(&self.runtime(), id, force),
+            Kind::Inproc => inproc::delete(&self.runtime(), id, force).or_else(|text| match force {
+                // Init ended without a shim, and in a pid namespace that is not the container's own the others
+                // live on: nobody else will end them.
+                Force::Yes if inproc::kill_cgroup(&self.state_dir(id)) => {
+                    inproc::delete(&self.runtime(), id, force)
+                }
+                _ => Err(text),
+            }),
             Kind::External(binary) => match force {
                 Force::Yes => self.external(binary, bundle).simple(&["delete", "--force", id]),
                 Force::No => self.external(binary, bundle).simple(&["delete", id]),

@@ -12,6 +12,7 @@ use std::path::PathBuf;
 
 use davit::sys::fs::{CloseRange, borrow, close_range, dup_onto};
 use davit::sys::process::{Fork, exec, exit_now, fork};
+use davit::sys::signal::{BrokenPipe, set_broken_pipe};
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::unistd::{pipe2, read};
@@ -109,7 +110,8 @@ impl Logger {
         let env = [word(&format!("CONTAINER_ID={id}"))?, word(&format!("CONTAINER_NAMESPACE={namespace}"))?];
         match fork()? {
             Fork::Child => {
-                let placed = place([&out, &err, &ready_write]);
+                let placed =
+                    place([&out, &err, &ready_write]).and_then(|()| set_broken_pipe(BrokenPipe::Default));
                 if placed.is_ok() {
                     let args: Vec<_> = args.iter().map(CString::as_c_str).collect();
                     let env: Vec<_> = env.iter().map(CString::as_c_str).collect();

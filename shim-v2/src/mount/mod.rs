@@ -106,20 +106,28 @@ pub fn mount_all(mounts: &[Mount], rootfs: &Path) -> Result<(), MountError> {
 fn mount_one(one: &Mount, rootfs: &Path) -> Result<(), MountError> {
     let mut parsed = options::parse(&one.options)?;
     let userns = parsed.idmap.take().map(|maps| idmap::namespace(&maps)).transpose()?;
-    let resolved = match one.target.as_str() {
-        "" => None,
-        below => Some(below_root(rootfs, below)?),
-    };
-    let target = match &resolved {
-        Some(fd) => PathBuf::from(format!("/proc/self/fd/{}", fd.as_raw_fd())),
-        None => rootfs.to_owned(),
-    };
-    perform(one, parsed, &target, userns.as_ref(), rootfs).map_err(|source| MountError::Mount {
+    let fail = |source| MountError::Mount {
         kind: one.kind.clone(),
         source_path: one.source.clone(),
         target: rootfs.join(&one.target),
         source,
-    })
+    };
+    {
+        let (target, _held) = resolve(rootfs, &one.target)?;
+        perform(one, &mut parsed, &target, userns.as_ref(), rootfs).map_err(fail)?;
+    }
+    // Again: a descriptor from before shows what is below the new mount.
+    let (target, _held) = resolve(rootfs, &one.target)?;
+    change(&parsed, &target).map_err(fail)
+}
+
+/// The path of a mount's target, and what it needs to stay valid.
+fn resolve(rootfs: &Path, below: &str) -> Result<(PathBuf, Option<OwnedFd>), MountError> {
+    if below.is_empty() {
+        return Ok((rootfs.to_owned(), None));
+    }
+    let fd = below_root(rootfs, below)?;
+    Ok((PathBuf::from(format!("/proc/self/fd/{}", fd.as_raw_fd())), Some(fd)))
 }
 
 /// A directory below the rootfs, with symlinks resolved inside it (kernel 5.6).
@@ -134,7 +142,7 @@ fn below_root(rootfs: &Path, below: &str) -> Result<OwnedFd, MountError> {
 
 fn perform(
     one: &Mount,
-    mut parsed: Parsed,
+    parsed: &mut Parsed,
     target: &Path,
     userns: Option<&OwnedFd>,
     rootfs: &Path,
@@ -144,12 +152,12 @@ fn perform(
     }
     // Held until the mount is there.
     let device =
-        if parsed.looped { Some(helper::loop_device(Path::new(&one.source), &parsed)?) } else { None };
+        if parsed.looped { Some(helper::loop_device(Path::new(&one.source), parsed)?) } else { None };
     let source = device.as_ref().map_or(Path::new(&one.source), |(_, path)| path);
     let flags = MsFlags::from_bits_retain(parsed.flags);
     let bind = flags.contains(MsFlags::MS_BIND);
     let _layers = match userns {
-        Some(userns) if one.kind == "overlay" => Some(map_layers(&mut parsed, rootfs, userns)?),
+        Some(userns) if one.kind == "overlay" => Some(map_layers(parsed, rootfs, userns)?),
         _ => None,
     };
     let data = parsed.data.join(",");
@@ -159,7 +167,7 @@ fn perform(
             let tree = idmap::mapped(source, reach, userns)?;
             sys::move_mount(tree.as_fd(), open_path(target)?.as_fd())?;
         }
-        _ if data.len() > MOUNT_DATA_LIMIT && one.kind == "overlay" => mount_overlay(&parsed, target)?,
+        _ if data.len() > MOUNT_DATA_LIMIT && one.kind == "overlay" => mount_overlay(parsed, target)?,
         _ => {
             let kind = if bind { None } else { Some(one.kind.as_str()) };
             mount(Some(source), target, kind, flags, Some(data.as_str()))?;
@@ -170,9 +178,14 @@ fn perform(
             }
         }
     }
-    // The kernel ignores other flags on a bind: a second call sets them.
+    Ok(())
+}
+
+/// What a second and a third call do: the kernel ignores other flags on a bind, and propagation with others.
+fn change(parsed: &Parsed, target: &Path) -> io::Result<()> {
+    let flags = MsFlags::from_bits_retain(parsed.flags);
     let extra = flags & !(MsFlags::MS_BIND | MsFlags::MS_REC);
-    if bind && !extra.is_empty() {
+    if flags.contains(MsFlags::MS_BIND) && !extra.is_empty() {
         remount_bind(target, extra)?;
     }
     if parsed.propagation != 0 {
@@ -198,7 +211,6 @@ fn remount_bind(target: &Path, flags: MsFlags) -> io::Result<()> {
                 (FsFlags::ST_NOEXEC, MsFlags::MS_NOEXEC),
                 (FsFlags::ST_NOATIME, MsFlags::MS_NOATIME),
                 (FsFlags::ST_NODIRATIME, MsFlags::MS_NODIRATIME),
-                (FsFlags::ST_RELATIME, MsFlags::MS_RELATIME),
             ];
             let kept =
                 locked.iter().filter(|(has, _)| now.contains(*has)).fold(flags, |all, (_, f)| all | *f);

@@ -1,5 +1,5 @@
 //! A fake containerd: starts the shim as containerd does, speaks raw ttrpc, records events, holds FIFOs.
-#![allow(dead_code, reason = "each test program uses a part")]
+#![allow(dead_code, unused_imports, reason = "each test program uses a part")]
 #![allow(
     clippy::unwrap_used,
     clippy::expect_used,
@@ -7,31 +7,73 @@
     reason = "a test ends at the first surprise"
 )]
 
-use std::collections::HashMap;
+mod client;
+mod events;
+
+use std::cell::Cell;
 use std::fs::{self, File, OpenOptions};
 use std::io::{Read, Write};
 use std::os::unix::fs::OpenOptionsExt;
-use std::os::unix::net::{UnixListener, UnixStream};
+use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
+use std::sync::Mutex;
 use std::sync::atomic::{AtomicU32, Ordering};
-use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use containerd_shim_protos::api::{self as pb, ForwardRequest};
+pub use client::{Client, Refusal, exec_request, read_frame};
+use containerd_shim_protos::api as pb;
 use containerd_shim_protos::bootstrap_api::{BootstrapParams, BootstrapResult, Extension};
-use containerd_shim_protos::events::task as events;
 use containerd_shim_protos::shim::oci::Options;
+pub use events::{Events, Mood};
 use protobuf::well_known_types::any::Any;
-use protobuf::{EnumOrUnknown, Message, MessageField};
-use ttrpc::proto::{Request, Response, Status};
+use protobuf::{Message, MessageField};
 
-/// Longest wait for anything. Only a failing test waits so long.
-pub const PATIENCE: Duration = Duration::from_secs(30);
+thread_local! {
+    /// Longest wait for anything in this test. Only a failing test waits so long.
+    static PATIENCE: Cell<Duration> = const { Cell::new(Duration::from_secs(30)) };
+}
+
+pub fn patience() -> Duration {
+    PATIENCE.get()
+}
+
+thread_local! {
+    /// The shim of this test serves task v3 only.
+    static V3_ONLY: Cell<bool> = const { Cell::new(false) };
+}
+
+/// Fits the current test to Go's shim of containerd 2.1: it serves v3 only, and is not waited for long where it is
+/// expected to fail.
+pub fn talk_to_go(expected_to_fail: bool) {
+    if expected_to_fail {
+        PATIENCE.set(Duration::from_secs(12));
+    }
+    V3_ONLY.set(true);
+}
+
+/// The service to name instead of `service`.
+pub fn served(service: &str) -> &str {
+    if V3_ONLY.get() && service == V2 { V3 } else { service }
+}
+
 pub const V2: &str = "containerd.task.v2.Task";
 pub const V3: &str = "containerd.task.v3.Task";
-const SHIM: &str = env!("CARGO_BIN_EXE_containerd-shim-davit-v2");
+
+/// Which shim is under test.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Shim {
+    Davit,
+    /// containerd-shim-runc-v2 of Debian unstable, in this folder beside its runc.
+    Go(PathBuf),
+}
+
+impl Shim {
+    pub fn is_davit(&self) -> bool {
+        *self == Shim::Davit
+    }
+}
 
 /// Which runtime the containers of a test have.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -60,247 +102,13 @@ pub fn can_run(test: &str, runtime: Runtime) -> bool {
 
 /// Polls until `check` gives something.
 pub fn until<T>(what: &str, mut check: impl FnMut() -> Option<T>) -> T {
-    let deadline = Instant::now() + PATIENCE;
+    let deadline = Instant::now() + patience();
     loop {
         if let Some(value) = check() {
             return value;
         }
         assert!(Instant::now() < deadline, "waited too long for {what}");
         thread::sleep(Duration::from_millis(2));
-    }
-}
-
-/// An event as the daemon sees it.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Seen {
-    pub topic: String,
-    /// Exec id or container id of an exit; exec id of exec events; container id of the others.
-    pub process: String,
-    pub status: u32,
-}
-
-/// The recording event server.
-#[derive(Clone)]
-pub struct Events(Arc<Mutex<Vec<Seen>>>);
-
-impl Events {
-    pub fn listen(path: &Path) -> Events {
-        let _ = fs::remove_file(path);
-        let listener = UnixListener::bind(path).unwrap();
-        let events = Events(Arc::default());
-        let record = events.clone();
-        thread::spawn(move || {
-            for stream in listener.incoming() {
-                let record = record.clone();
-                thread::spawn(move || record.serve(stream.unwrap()));
-            }
-        });
-        events
-    }
-
-    fn serve(&self, mut stream: UnixStream) {
-        while let Some((id, payload)) = read_frame(&mut stream) {
-            let request = Request::parse_from_bytes(&payload).unwrap();
-            let forward = ForwardRequest::parse_from_bytes(&request.payload).unwrap();
-            assert!(forward.envelope.timestamp.seconds > 0 && !forward.envelope.namespace.is_empty());
-            self.0.lock().unwrap().push(seen(&forward.envelope.topic, &forward.envelope.event));
-            let mut reply = Response::new();
-            reply.set_status(Status { code: EnumOrUnknown::from_i32(0), ..Default::default() });
-            write_frame(&mut stream, id, 2, &reply.write_to_bytes().unwrap());
-        }
-    }
-
-    pub fn all(&self) -> Vec<Seen> {
-        self.0.lock().unwrap().clone()
-    }
-
-    /// Waits for an event of `topic` for `process`.
-    pub fn wait(&self, topic: &str, process: &str) -> Seen {
-        until(&format!("{topic} of {process}; have {:?}", self.all()), || {
-            self.all().into_iter().find(|e| e.topic == topic && e.process == process)
-        })
-    }
-
-    /// Topics and processes in the order of arrival.
-    pub fn order(&self) -> Vec<(String, String)> {
-        self.all()
-            .into_iter()
-            .map(|e| (e.topic.trim_start_matches("/tasks/").to_owned(), e.process))
-            .collect()
-    }
-}
-
-fn seen(topic: &str, any: &Any) -> Seen {
-    let value = &any.value;
-    let (process, status) = match any.type_url.as_str() {
-        "containerd.events.TaskExit" => {
-            let e = events::TaskExit::parse_from_bytes(value).unwrap();
-            (e.id, e.exit_status)
-        }
-        "containerd.events.TaskDelete" => {
-            let e = events::TaskDelete::parse_from_bytes(value).unwrap();
-            (e.container_id, e.exit_status)
-        }
-        "containerd.events.TaskExecAdded" => {
-            (events::TaskExecAdded::parse_from_bytes(value).unwrap().exec_id, 0)
-        }
-        "containerd.events.TaskExecStarted" => {
-            (events::TaskExecStarted::parse_from_bytes(value).unwrap().exec_id, 0)
-        }
-        // The others have the container's id in field 1.
-        _ => (events::TaskPaused::parse_from_bytes(value).unwrap().container_id, 0),
-    };
-    Seen { topic: topic.to_owned(), process, status }
-}
-
-fn read_frame(stream: &mut UnixStream) -> Option<(u32, Vec<u8>)> {
-    let mut header = [0_u8; 10];
-    stream.read_exact(&mut header).ok()?;
-    let length = u32::from_be_bytes(header[..4].try_into().unwrap());
-    let id = u32::from_be_bytes(header[4..8].try_into().unwrap());
-    let mut payload = vec![0; length as usize];
-    stream.read_exact(&mut payload).ok()?;
-    Some((id, payload))
-}
-
-fn write_frame(stream: &mut UnixStream, id: u32, kind: u8, payload: &[u8]) {
-    let mut out = (payload.len() as u32).to_be_bytes().to_vec();
-    out.extend(id.to_be_bytes());
-    out.extend([kind, 0]);
-    out.extend(payload);
-    // A daemon that dies in the middle is part of some tests.
-    let _ = stream.write_all(&out);
-}
-
-/// A refused call.
-#[derive(Debug, PartialEq, Eq)]
-pub struct Refusal {
-    pub code: i32,
-    pub text: String,
-}
-
-/// A client connection.
-pub struct Client {
-    pub stream: UnixStream,
-    next: u32,
-    early: HashMap<u32, Vec<u8>>,
-}
-
-impl Client {
-    pub fn connect(address: &str) -> Client {
-        let stream = UnixStream::connect(address.strip_prefix("unix://").unwrap()).unwrap();
-        stream.set_read_timeout(Some(PATIENCE)).unwrap();
-        Client { stream, next: 1, early: HashMap::new() }
-    }
-
-    /// Sends a call and returns its id.
-    pub fn send(&mut self, service: &str, method: &str, message: &impl Message) -> u32 {
-        let request = Request {
-            service: service.into(),
-            method: method.into(),
-            payload: message.write_to_bytes().unwrap(),
-            ..Default::default()
-        };
-        let id = self.next;
-        self.next += 2;
-        write_frame(&mut self.stream, id, 1, &request.write_to_bytes().unwrap());
-        id
-    }
-
-    /// Waits for the answer to a call; answers to others are kept.
-    pub fn receive<M: Message>(&mut self, id: u32) -> Result<M, Refusal> {
-        while !self.early.contains_key(&id) {
-            let (other, payload) = read_frame(&mut self.stream).expect("the shim closed the connection");
-            self.early.insert(other, payload);
-        }
-        let reply = Response::parse_from_bytes(&self.early.remove(&id).unwrap()).unwrap();
-        match reply.status().code.value() {
-            0 => Ok(M::parse_from_bytes(&reply.payload).unwrap()),
-            code => Err(Refusal { code, text: reply.status().message.clone() }),
-        }
-    }
-
-    /// Whether the answer to a call is already here; does not wait.
-    pub fn has_answer(&mut self, id: u32) -> bool {
-        self.stream.set_nonblocking(true).unwrap();
-        let mut byte = [0; 1];
-        let ready = nix::sys::socket::recv(
-            std::os::fd::AsRawFd::as_raw_fd(&self.stream),
-            &mut byte,
-            nix::sys::socket::MsgFlags::MSG_PEEK,
-        )
-        .is_ok();
-        self.stream.set_nonblocking(false).unwrap();
-        if ready {
-            let (other, payload) = read_frame(&mut self.stream).unwrap();
-            self.early.insert(other, payload);
-        }
-        self.early.contains_key(&id)
-    }
-
-    pub fn call<M: Message>(&mut self, method: &str, message: &impl Message) -> Result<M, Refusal> {
-        let id = self.send(V2, method, message);
-        self.receive(id)
-    }
-
-    pub fn start(&mut self, id: &str, exec: &str) -> Result<u32, Refusal> {
-        let request = pb::StartRequest { id: id.into(), exec_id: exec.into(), ..Default::default() };
-        self.call::<pb::StartResponse>("Start", &request).map(|r| r.pid)
-    }
-
-    pub fn state(&mut self, id: &str, exec: &str) -> Result<pb::StateResponse, Refusal> {
-        self.call("State", &pb::StateRequest { id: id.into(), exec_id: exec.into(), ..Default::default() })
-    }
-
-    pub fn send_wait(&mut self, id: &str, exec: &str) -> u32 {
-        let request = pb::WaitRequest { id: id.into(), exec_id: exec.into(), ..Default::default() };
-        self.send(V2, "Wait", &request)
-    }
-
-    pub fn wait(&mut self, id: &str, exec: &str) -> u32 {
-        let call = self.send_wait(id, exec);
-        self.receive::<pb::WaitResponse>(call).unwrap().exit_status
-    }
-
-    pub fn kill(&mut self, id: &str, exec: &str, signal: u32) -> Result<(), Refusal> {
-        let request = pb::KillRequest { id: id.into(), exec_id: exec.into(), signal, ..Default::default() };
-        self.call::<pb::Empty>("Kill", &request).map(drop)
-    }
-
-    pub fn delete(&mut self, id: &str, exec: &str) -> Result<pb::DeleteResponse, Refusal> {
-        self.call("Delete", &pb::DeleteRequest { id: id.into(), exec_id: exec.into(), ..Default::default() })
-    }
-
-    pub fn pids(&mut self, id: &str) -> Result<Vec<pb::ProcessInfo>, Refusal> {
-        let request = pb::PidsRequest { id: id.into(), ..Default::default() };
-        self.call::<pb::PidsResponse>("Pids", &request).map(|r| r.processes)
-    }
-
-    pub fn connect_task(&mut self, id: &str) -> pb::ConnectResponse {
-        self.call("Connect", &pb::ConnectRequest { id: id.into(), ..Default::default() }).unwrap()
-    }
-
-    pub fn shutdown(&mut self) {
-        self.call::<pb::Empty>("Shutdown", &pb::ShutdownRequest::new()).unwrap();
-    }
-
-    /// Records an exec of `sh -c script`.
-    pub fn exec(&mut self, id: &str, exec: &str, script: &str, io: &Io) -> Result<(), Refusal> {
-        let spec = serde_json::json!({
-            "args": ["/bin/sh", "-c", script], "cwd": "/", "env": ["PATH=/bin"], "user": {"uid": 0, "gid": 0},
-        });
-        let any = Any { type_url: "spec".into(), value: spec.to_string().into_bytes(), ..Default::default() };
-        let request = pb::ExecProcessRequest {
-            id: id.into(),
-            exec_id: exec.into(),
-            terminal: io.terminal,
-            stdin: io.name(0),
-            stdout: io.name(1),
-            stderr: io.name(2),
-            spec: MessageField::some(any),
-            ..Default::default()
-        };
-        self.call::<pb::Empty>("Exec", &request).map(drop)
     }
 }
 
@@ -317,7 +125,7 @@ impl Io {
         Io::default()
     }
 
-    fn name(&self, index: usize) -> String {
+    pub fn name(&self, index: usize) -> String {
         self.names[index].as_ref().map_or_else(String::new, |p| p.display().to_string())
     }
 
@@ -352,13 +160,24 @@ pub struct Daemon {
     pub dir: tempfile::TempDir,
     pub namespace: String,
     pub runtime: Runtime,
+    pub shim: Shim,
     pub events: Option<Events>,
-    rootfs: PathBuf,
+    pub rootfs: PathBuf,
+    /// With `-debug`.
+    pub debug: std::sync::atomic::AtomicBool,
+    /// Words before the shim's: how it sees the machine.
+    pub through: Vec<String>,
     shims: Mutex<Vec<String>>,
+    /// The log FIFOs, as containerd holds them.
+    logs: Mutex<Vec<File>>,
 }
 
 impl Daemon {
     pub fn new(runtime: Runtime) -> Daemon {
+        Daemon::with(Shim::Davit, runtime)
+    }
+
+    pub fn with(shim: Shim, runtime: Runtime) -> Daemon {
         let dir = tempfile::tempdir().unwrap();
         let rootfs = dir.path().join("image");
         for sub in ["bin", "proc", "dev", "tmp"] {
@@ -379,13 +198,30 @@ impl Daemon {
             "mkdir",
             "tee",
             "dd",
+            "stat",
+            "yes",
+            "setsid",
+            "wc",
+            "ls",
+            "rm",
+            "mkfifo",
         ] {
             std::os::unix::fs::symlink("busybox", rootfs.join("bin").join(applet)).unwrap();
         }
         let serial = SERIAL.fetch_add(1, Ordering::Relaxed);
         let namespace = format!("davit-shim-test-{}-{serial}", std::process::id());
-        let mut daemon =
-            Daemon { dir, namespace, runtime, events: None, rootfs, shims: Mutex::new(Vec::new()) };
+        let mut daemon = Daemon {
+            dir,
+            namespace,
+            runtime,
+            shim,
+            events: None,
+            rootfs,
+            through: Vec::new(),
+            debug: std::sync::atomic::AtomicBool::new(false),
+            shims: Mutex::default(),
+            logs: Mutex::default(),
+        };
         daemon.events = Some(Events::listen(&daemon.ttrpc()));
         daemon
     }
@@ -407,10 +243,24 @@ impl Daemon {
         self.dir.path().join("state").join(&self.namespace).join(id)
     }
 
+    /// The cgroup directories of a container, one per hierarchy.
+    pub fn cgroups(&self, id: &str) -> Vec<PathBuf> {
+        let base = Path::new("/sys/fs/cgroup");
+        let below = format!("{}/{id}", self.namespace);
+        let inner = fs::read_dir(base).unwrap().flatten().map(|e| e.path()).filter(|p| !p.is_symlink());
+        inner.chain([base.to_owned()]).map(|dir| dir.join(&below)).filter(|dir| dir.is_dir()).collect()
+    }
+
     /// Makes a bundle whose container runs `sh -c script`; `change` edits config.json.
     pub fn make_bundle(&self, id: &str, script: &str, change: impl FnOnce(&mut serde_json::Value)) {
         let bundle = self.bundle(id);
         fs::create_dir_all(bundle.join("rootfs")).unwrap();
+        let log = bundle.join("log");
+        if !log.exists() {
+            nix::unistd::mkfifo(&log, nix::sys::stat::Mode::S_IRWXU).unwrap();
+            let held = OpenOptions::new().read(true).write(true).open(&log).unwrap();
+            self.logs.lock().unwrap().push(held);
+        }
         let mut config = serde_json::json!({
             "ociVersion": "1.0.2",
             "process": {
@@ -449,7 +299,7 @@ impl Daemon {
     }
 
     fn options(&self) -> Any {
-        let binary = if self.runtime == Runtime::Runc { "runc" } else { "" };
+        let binary = if self.runtime == Runtime::Runc && self.shim.is_davit() { "runc" } else { "" };
         self.options_with(binary)
     }
 
@@ -463,11 +313,30 @@ impl Daemon {
         Any { type_url: url, value: options.write_to_bytes().unwrap(), ..Default::default() }
     }
 
+    /// The shim's binary.
+    pub fn command(&self) -> Command {
+        let binary = match &self.shim {
+            Shim::Davit => PathBuf::from(env!("CARGO_BIN_EXE_containerd-shim-davit-v2")),
+            Shim::Go(dir) => dir.join("containerd-shim-runc-v2"),
+        };
+        let mut words = self.through.iter().map(PathBuf::from).chain([binary]);
+        let mut command = Command::new(words.next().unwrap());
+        command.args(words);
+        if let Shim::Go(dir) = &self.shim {
+            let path = std::env::var("PATH").unwrap_or_default();
+            command.env("PATH", format!("{}:{path}", dir.display()));
+        }
+        command
+    }
+
     /// Runs the shim's binary as containerd does, in a container's bundle.
     pub fn shim(&self, id: &str, action: &str, stdin: &[u8], env: &[(&str, &str)]) -> Output {
-        let mut command = Command::new(SHIM);
+        let mut command = self.command();
         command.args(["-namespace", &self.namespace, "-address"]).arg(self.dir.path().join("c.sock"));
         command.args(["-publish-binary", "/bin/true", "-id", id]);
+        if self.debug.load(Ordering::Relaxed) {
+            command.arg("-debug");
+        }
         if action == "delete" {
             command.arg("-bundle").arg(self.bundle(id));
         }
@@ -475,7 +344,8 @@ impl Daemon {
         command.env("TTRPC_ADDRESS", self.ttrpc()).envs(env.iter().copied());
         command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
         let mut child = command.spawn().unwrap();
-        child.stdin.take().unwrap().write_all(stdin).unwrap();
+        // A shim that ends without reading has the answer in its exit code.
+        let _ = child.stdin.take().unwrap().write_all(stdin);
         child.wait_with_output().unwrap()
     }
 
@@ -485,6 +355,16 @@ impl Daemon {
         assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
         assert_eq!(String::from_utf8_lossy(&output.stderr), "");
         pb::DeleteResponse::parse_from_bytes(&output.stdout).unwrap()
+    }
+
+    /// The options as TOML, as containerd writes them for a runtime type of its own.
+    pub fn toml(&self, more: &str) -> Any {
+        // runtimeoptions.v1.Options{3 config_body}: a message of one bytes field.
+        let text = format!("Root = \"{}\"\n{more}", self.dir.path().join("state").display());
+        let mut value = vec![0x1a, text.len() as u8];
+        assert!(text.len() < 128, "one byte of length");
+        value.extend(text.into_bytes());
+        Any { type_url: "runtimeoptions.v1.Options".into(), value, ..Default::default() }
     }
 
     /// What containerd 2.3 and later writes to `start`.
@@ -503,13 +383,33 @@ impl Daemon {
 
     /// `start`; the answer is the address.
     pub fn start_shim(&self, id: &str) -> String {
-        let output = self.shim(id, "start", &self.params(id), &[]);
+        let output = match &self.shim {
+            Shim::Davit => self.shim(id, "start", &self.params(id), &[]),
+            // The Go shim of containerd 2.1 knows no BootstrapParams.
+            Shim::Go(_) => self.shim(
+                id,
+                "start",
+                &self.options().write_to_bytes().unwrap(),
+                &[("MAX_SHIM_VERSION", "2")],
+            ),
+        };
         assert!(output.status.success(), "start failed: {}", String::from_utf8_lossy(&output.stderr));
         assert_eq!(output.stderr, b"", "stderr of start corrupts the reply");
-        let reply = BootstrapResult::parse_from_bytes(&output.stdout).unwrap();
-        assert_eq!(reply.protocol, "ttrpc");
-        self.shims.lock().unwrap().push(reply.address.clone());
-        reply.address
+        let address = if self.shim.is_davit() {
+            let reply = BootstrapResult::parse_from_bytes(&output.stdout).unwrap();
+            assert_eq!(reply.protocol, "ttrpc");
+            reply.address
+        } else {
+            let reply: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+            reply["address"].as_str().unwrap().to_owned()
+        };
+        self.shims.lock().unwrap().push(address.clone());
+        address
+    }
+
+    /// The address of the shim that was started last.
+    pub fn address(&self) -> String {
+        self.shims.lock().unwrap().last().unwrap().clone()
     }
 
     pub fn create_request(&self, id: &str, io: &Io) -> pb::CreateTaskRequest {
@@ -563,21 +463,86 @@ pub fn alive(pid: u32) -> bool {
     !stat.is_empty() && !stat.rsplit(')').next().unwrap_or_default().starts_with(" Z")
 }
 
+/// The folder of Debian unstable's containerd-shim-runc-v2, runc and crun.
+///
+/// # Errors
+/// Why they can't be had.
+pub fn go_dir() -> Result<PathBuf, String> {
+    let runc = davit_tests::newest_runc()?;
+    Ok(runc.parent().unwrap().to_owned())
+}
+
+/// Random numbers that a seed repeats (xorshift64).
+#[derive(Clone, Debug)]
+pub struct Random(u64);
+
+impl Random {
+    pub fn new(seed: u64) -> Random {
+        Random(seed.max(1))
+    }
+
+    /// A number below `limit`.
+    pub fn below(&mut self, limit: u64) -> u64 {
+        self.0 ^= self.0 << 13;
+        self.0 ^= self.0 >> 7;
+        self.0 ^= self.0 << 17;
+        self.0 % limit
+    }
+}
+
+/// Sends a signal to a process of this test.
+pub fn signal(pid: u32, signal: nix::sys::signal::Signal) {
+    nix::sys::signal::kill(nix::unistd::Pid::from_raw(pid as i32), signal).unwrap();
+}
+
+/// Writes a program.
+pub fn install(path: &Path, text: &str) {
+    // By another process: a descriptor that is open for writing here would be in the forks of other tests for a
+    // moment, and then the file could not be executed.
+    let mut child = Command::new("sh")
+        .args(["-c", "cat >\"$0\" && chmod 755 \"$0\""])
+        .arg(path)
+        .stdin(Stdio::piped())
+        .spawn()
+        .unwrap();
+    child.stdin.take().unwrap().write_all(text.as_bytes()).unwrap();
+    assert!(child.wait().unwrap().success());
+}
+
+/// Open descriptors of a process.
+pub fn open_files(pid: u32) -> usize {
+    fs::read_dir(format!("/proc/{pid}/fd")).unwrap().count()
+}
+
+/// Children of a single-threaded process; for a process with threads, of all of them.
+pub fn children(pid: u32) -> Vec<u32> {
+    let tasks = fs::read_dir(format!("/proc/{pid}/task")).into_iter().flatten().flatten();
+    let texts = tasks.filter_map(|task| fs::read_to_string(task.path().join("children")).ok());
+    texts.flat_map(|t| t.split_whitespace().map(|w| w.parse().unwrap()).collect::<Vec<u32>>()).collect()
+}
+
 impl Drop for Daemon {
     fn drop(&mut self) {
-        for address in self.shims.get_mut().unwrap().drain(..) {
-            if UnixStream::connect(address.strip_prefix("unix://").unwrap()).is_ok() {
-                let pid = Client::connect(&address).connect_task("").shim_pid;
+        // Every shim of this namespace, also one whose socket is gone.
+        let mark = format!("\0-namespace\0{}\0", self.namespace);
+        for process in fs::read_dir("/proc").into_iter().flatten().flatten() {
+            let line = fs::read(process.path().join("cmdline")).unwrap_or_default();
+            if String::from_utf8_lossy(&line).contains(&mark) {
+                let pid: i32 = process.file_name().to_string_lossy().parse().unwrap_or(0);
                 let _ = nix::sys::signal::kill(
-                    nix::unistd::Pid::from_raw(pid as i32),
+                    nix::unistd::Pid::from_raw(pid),
                     nix::sys::signal::Signal::SIGKILL,
                 );
             }
         }
         for bundle in fs::read_dir(self.dir.path().join("bundles")).into_iter().flatten().flatten() {
             let id = bundle.file_name().into_string().unwrap();
-            if bundle.path().exists() {
-                self.shim(&id, "delete", b"", &[]);
+            self.shim(&id, "delete", b"", &[]);
+        }
+        for address in self.shims.get_mut().unwrap().drain(..) {
+            let path = PathBuf::from(address.strip_prefix("unix://").unwrap());
+            if UnixStream::connect(&path).is_err() {
+                let _ = fs::remove_file(path);
             }
         }
         remove_cgroups(&self.namespace);
