@@ -212,21 +212,37 @@ impl Running {
     ///
     /// # Panics
     /// When it takes longer than [`DEADLINE`]; it is killed then.
-    pub fn wait(mut self) -> Output {
+    pub fn wait(self) -> Output {
+        match self.wait_or_kill() {
+            Ok(output) => output,
+            Err(output) => panic!("{} did not end: {}", output.shown, output.stderr),
+        }
+    }
+
+    /// Waits for its end.
+    ///
+    /// # Errors
+    /// What it wrote, when it took longer than [`DEADLINE`] and was killed.
+    pub fn wait_or_kill(mut self) -> Result<Output, Output> {
         let start = Instant::now();
-        let status = loop {
+        loop {
             if let Some(status) = self.child.try_wait().expect("wait") {
-                break status;
+                return Ok(self.ended(shell_code(status)));
             }
             if start.elapsed() > DEADLINE {
                 let _ = self.child.kill();
                 let _ = self.child.wait();
-                panic!("{} did not end: {}", self.shown, read(&self.files.stderr));
+                return Err(self.ended(137));
             }
             std::thread::sleep(std::time::Duration::from_millis(1));
-        };
+        }
+    }
+
+    /// The output of one whose end somebody else has waited for.
+    #[must_use]
+    pub fn ended(self, code: i32) -> Output {
         Output {
-            code: shell_code(status),
+            code,
             stdout: read(&self.files.stdout),
             stderr: read(&self.files.stderr),
             log: read(&self.files.log),

@@ -26,6 +26,8 @@ pub mod fuse;
 pub mod host;
 pub mod limits;
 pub mod sources;
+#[cfg(target_arch = "x86_64")]
+pub mod tracer;
 pub mod tty;
 pub mod user;
 
