@@ -6,6 +6,8 @@
 pub mod cgroup;
 pub mod cli;
 pub mod container;
+#[cfg(feature = "fuzz")]
+pub mod fuzz;
 pub mod init;
 pub mod logging;
 pub mod net;

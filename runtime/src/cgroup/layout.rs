@@ -113,7 +113,7 @@ impl Layout {
     }
 
     /// The layout of one cgroup2 mount.
-    fn pure_v2(mountpoint: &Path) -> Layout {
+    pub(super) fn pure_v2(mountpoint: &Path) -> Layout {
         let hierarchy = Hierarchy {
             mountpoint: mountpoint.to_owned(),
             controllers: Vec::new(),
@@ -126,7 +126,7 @@ impl Layout {
     }
 
     /// From the two files' text.
-    fn parse(mountinfo: &str, proc_cgroup: &str) -> Result<Layout, Error> {
+    pub(super) fn parse(mountinfo: &str, proc_cgroup: &str) -> Result<Layout, Error> {
         let mounts: Vec<Mount<'_>> = mountinfo.lines().filter_map(Mount::parse).collect();
         let mut mode = Mode::V1;
         let mut hierarchies = Vec::new();

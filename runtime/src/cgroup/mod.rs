@@ -10,6 +10,8 @@ mod devices;
 mod dir;
 mod error;
 mod freezer;
+#[cfg(feature = "fuzz")]
+pub(crate) mod fuzz;
 mod kill;
 mod layout;
 mod member;

@@ -165,13 +165,18 @@ fn no_cpuset() -> Value {
     CPUSET.iter().fold(Fields::default(), |all, (key, _)| all.always(key, 0)).done()
 }
 
-/// `0-2,5` (cpuset(7), "List format") as single numbers.
-fn cpu_list(text: &str) -> Vec<u64> {
+/// The kernel's most processors (NR_CPUS is at most 8192) and memory nodes (1024).
+const MOST_CPUS: u64 = 8192;
+
+/// `0-2,5` (cpuset(7), "List format") as single numbers. What no kernel can write is left out: a range of all numbers
+/// would not fit into memory.
+pub(super) fn cpu_list(text: &str) -> Vec<u64> {
     let range = |part: &str| {
         let (first, last) = part.split_once('-').unwrap_or((part, part));
-        Some((parse_u64(first)?, parse_u64(last)?))
+        Some((parse_u64(first)?, parse_u64(last)?)).filter(|(_, last)| *last < MOST_CPUS)
     };
-    text.trim().split(',').filter_map(range).flat_map(|(first, last)| first..=last).collect()
+    let numbers = text.trim().split(',').filter_map(range).flat_map(|(first, last)| first..=last);
+    numbers.take(MOST_CPUS as usize).collect()
 }
 
 fn v1_blkio(blkio: stats::v1::BlkIo) -> Value {
@@ -304,6 +309,7 @@ mod tests {
     fn lists_of_cpus() {
         assert_eq!(cpu_list("0-2,5\n"), [0, 1, 2, 5]);
         assert!(cpu_list("\n").is_empty());
+        assert_eq!(cpu_list("0-18446744073709551615,7"), [7]);
     }
 
     #[test]

@@ -32,7 +32,7 @@ mod mounts;
 mod options;
 mod pause;
 mod proc_table;
-mod process;
+pub(crate) mod process;
 mod ps;
 mod resume;
 mod run;
@@ -42,7 +42,7 @@ mod spec;
 mod start;
 mod state;
 mod table;
-mod update;
+pub(crate) mod update;
 
 pub use features::document as features_document;
 

@@ -88,7 +88,7 @@ fn set_user(process: &mut Process, matches: &ArgMatches) -> anyhow::Result<()> {
 }
 
 /// `UID[:GID]`, both whole decimal numbers: a mistake must never become another user (CVE-2026-30892).
-fn parse_user(text: &str) -> anyhow::Result<(u32, Option<u32>)> {
+pub(crate) fn parse_user(text: &str) -> anyhow::Result<(u32, Option<u32>)> {
     match text.split_once(':') {
         None => Ok((parse_id(text, "uid")?, None)),
         Some((uid, gid)) => Ok((parse_id(uid, "uid")?, Some(parse_id(gid, "gid")?))),

@@ -162,7 +162,7 @@ fn parse(text: &str, kind: Kind) -> Option<Value> {
 }
 
 /// `64M`, `1.5g`, `512KiB`, `4096`: units of 1024, as Docker and runc read them.
-fn size(text: &str) -> Option<i64> {
+pub(crate) fn size(text: &str) -> Option<i64> {
     let digits = text.find(|c: char| !c.is_ascii_digit() && c != '.').unwrap_or(text.len());
     let (number, unit) = text.split_at(digits);
     let unit = unit.strip_prefix(' ').unwrap_or(unit).to_ascii_lowercase();

@@ -165,7 +165,7 @@ pub(super) fn read(pid: i32) -> Option<IdMaps> {
     Some(IdMaps { uids: map("uid_map")?, gids: map("gid_map")? })
 }
 
-fn parse(text: &str) -> Vec<LinuxIdMapping> {
+pub(super) fn parse(text: &str) -> Vec<LinuxIdMapping> {
     let range = |line: &str| {
         let mut numbers = line.split_ascii_whitespace().map(str::parse);
         Some(spec::id_range(numbers.next()?.ok()?, numbers.next()?.ok()?, numbers.next()?.ok()?))

@@ -16,6 +16,8 @@ mod create;
 mod error;
 mod exec;
 mod explain;
+#[cfg(feature = "fuzz")]
+pub(crate) mod fuzz;
 mod host_mounts;
 mod idmap;
 mod lifecycle;

@@ -45,7 +45,7 @@ impl ProcessStat {
         Ok(Self::read(pid)?.filter(|stat| stat.start == start && !matches!(stat.state, 'Z' | 'X')))
     }
 
-    fn parse(text: &[u8]) -> Option<Self> {
+    pub(super) fn parse(text: &[u8]) -> Option<Self> {
         // The command may hold spaces and parentheses: fields are counted from the last one.
         let end = text.iter().rposition(|byte| *byte == b')')?;
         let mut fields = std::str::from_utf8(text.get(end + 1..)?).ok()?.split_ascii_whitespace();

@@ -78,7 +78,7 @@ pub(crate) fn ranges(file: &str) -> Vec<(u32, u32)> {
 }
 
 /// The name of a uid in passwd(5). Read here, since the static binary can't load the C library's name services.
-fn user_name(passwd: &str, uid: u32) -> Option<String> {
+pub(super) fn user_name(passwd: &str, uid: u32) -> Option<String> {
     passwd.lines().find_map(|line| {
         let mut fields = line.split(':');
         let (name, _, id) = (fields.next()?, fields.next()?, fields.next()?);
@@ -87,7 +87,7 @@ fn user_name(passwd: &str, uid: u32) -> Option<String> {
 }
 
 /// Lines `owner:first:count` of one owner, named by name or number.
-fn parse_ranges(text: &str, uid: u32, name: Option<&str>) -> Vec<(u32, u32)> {
+pub(super) fn parse_ranges(text: &str, uid: u32, name: Option<&str>) -> Vec<(u32, u32)> {
     let number = uid.to_string();
     let range = |line: &str| {
         let mut fields = line.trim().split(':');

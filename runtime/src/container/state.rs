@@ -582,7 +582,7 @@ pub fn write_atomically(path: &Path, text: &[u8], mode: u32) -> Result<()> {
 }
 
 /// Sets the keys of `new` in `old`, objects key by key.
-fn merge(old: &mut Value, new: Value) {
+pub(super) fn merge(old: &mut Value, new: Value) {
     match (old, new) {
         (Value::Object(old), Value::Object(new)) => {
             new.into_iter().for_each(|(key, value)| merge(old.entry(key).or_insert(Value::Null), value));

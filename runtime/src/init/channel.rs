@@ -81,7 +81,7 @@ pub enum Received {
 }
 
 impl Received {
-    fn parse(mut bytes: Vec<u8>) -> io::Result<Received> {
+    pub(crate) fn parse(mut bytes: Vec<u8>) -> io::Result<Received> {
         let Some(byte) = bytes.first() else { return Ok(Received::End) };
         let kind = Kind::from_byte(*byte).ok_or_else(|| io::Error::from_raw_os_error(libc::EPROTO))?;
         bytes.remove(0);

@@ -138,8 +138,9 @@ pub fn run_hooks(kind: &str, hooks: &[Hook], state: &HookState, site: &HookSite<
 
 fn run_hook(hook: &Hook, document: &[u8], site: &HookSite<'_>) -> Result<(), Failure> {
     let name = || hook.path().display().to_string();
-    let deadline =
-        hook.timeout().and_then(|s| u64::try_from(s).ok()).map(|s| Instant::now() + Duration::from_secs(s));
+    // A timeout that no clock can count (2^63 seconds) is none: adding it would panic.
+    let timeout = hook.timeout().and_then(|seconds| u64::try_from(seconds).ok());
+    let deadline = timeout.and_then(|seconds| Instant::now().checked_add(Duration::from_secs(seconds)));
     let (reader, writer) = nix::unistd::pipe2(OFlag::O_CLOEXEC).during("make pipe for", name)?;
     let mut command = command(hook, site, writer.as_fd()).during("make pipe for", name)?;
     let mut child = command.spawn().during("start", name)?;
@@ -209,6 +210,16 @@ fn command(hook: &Hook, site: &HookSite<'_>, pipe: BorrowedFd<'_>) -> std::io::R
 
 fn set_nonblocking(fd: BorrowedFd<'_>) -> nix::Result<()> {
     fcntl(fd, FcntlArg::F_SETFL(OFlag::O_NONBLOCK)).map(drop)
+}
+
+/// The end of what is in a file, as if a hook had written it.
+#[cfg(feature = "fuzz")]
+pub(crate) fn tail_of(file: File) -> String {
+    let mut talk = Talk { reader: Some(file), output: Vec::new(), stdin: None, unsent: &[] };
+    while talk.reader.is_some() {
+        talk.read_some();
+    }
+    talk.tail()
 }
 
 /// What a hook is told and what it says.
@@ -360,6 +371,11 @@ mod tests {
             None,
         )
         .unwrap();
+    }
+
+    #[test]
+    fn a_timeout_beyond_all_clocks_is_none() {
+        run_host_hooks("prestart", &[hook("true", Some(i64::MAX))], &state(), None).unwrap();
     }
 
     #[test]

@@ -6,11 +6,11 @@
 
 mod channel;
 mod failure;
-mod hooks;
+pub(crate) mod hooks;
 mod identity;
 mod join;
 mod listener;
-mod program;
+pub(crate) mod program;
 
 use std::collections::BTreeMap;
 use std::ffi::CString;

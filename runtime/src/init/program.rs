@@ -106,7 +106,7 @@ pub fn home(root: &RootDir, fds: &Descriptors, uid: u32) -> String {
 }
 
 /// The sixth field of the first passwd(5) line with this uid.
-fn passwd_home(text: &[u8], uid: u32) -> Option<String> {
+pub(crate) fn passwd_home(text: &[u8], uid: u32) -> Option<String> {
     text.split(|byte| *byte == b'\n').find_map(|line| {
         let mut fields = line.split(|byte| *byte == b':');
         let id = std::str::from_utf8(fields.nth(2)?).ok()?;

@@ -4,7 +4,7 @@
 //! runtime; netlink-packet-route 0.25 with netlink-sys adds 400 KB to a small static program for one request and one
 //! dump (measured with the release profile), a fifth of what all of davit may be.
 
-mod netlink;
+pub(crate) mod netlink;
 
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd};

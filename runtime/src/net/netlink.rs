@@ -130,7 +130,7 @@ impl Socket {
 }
 
 /// Reads the messages of a datagram. True once the last was there.
-fn read(mut rest: &[u8], sequence: u32, replies: &mut Vec<Reply>) -> io::Result<bool> {
+pub(crate) fn read(mut rest: &[u8], sequence: u32, replies: &mut Vec<Reply>) -> io::Result<bool> {
     let malformed = || io::Error::from_raw_os_error(libc::EPROTO);
     while !rest.is_empty() {
         let length = number(rest, 0).ok_or_else(malformed)? as usize;
@@ -142,7 +142,9 @@ fn read(mut rest: &[u8], sequence: u32, replies: &mut Vec<Reply>) -> io::Result<
             _ if !ours => {}
             libc::NLMSG_ERROR => {
                 let code = number(body, 0).ok_or_else(malformed)? as i32;
-                return if code == 0 { Ok(true) } else { Err(io::Error::from_raw_os_error(-code)) };
+                // The smallest i32 has no positive counterpart; an errno is at most 4095 (MAX_ERRNO).
+                let errno = code.checked_neg().ok_or_else(malformed)?;
+                return if code == 0 { Ok(true) } else { Err(io::Error::from_raw_os_error(errno)) };
             }
             libc::NLMSG_DONE => return Ok(true),
             _ => replies.push(Reply { kind, body: body.to_vec() }),
@@ -174,6 +176,14 @@ mod tests {
         let attributes: Vec<_> = replies[0].attributes(16).collect();
         assert_eq!(attributes, [(3, &b"eth0\0"[..]), (28, &7u32.to_ne_bytes()[..])]);
         assert!(Message::new(16, 0, &[]).with(3, &[0; 65536]).is_err());
+    }
+
+    #[test]
+    fn an_errno_that_has_no_negative_is_malformed() {
+        let mut bytes = Message::new(libc::NLMSG_ERROR as u16, 0, &i32::MIN.to_ne_bytes()).finish(1);
+        bytes.resize(40, 0);
+        let error = read(&bytes, 1, &mut Vec::new()).unwrap_err();
+        assert_eq!(error.raw_os_error(), Some(libc::EPROTO));
     }
 
     #[test]

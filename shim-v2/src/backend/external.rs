@@ -168,7 +168,7 @@ impl External<'_> {
 }
 
 /// The last `level=error` line of a runtime's JSON log after offset `mark` (`getLastRuntimeError`).
-fn last_error(log: &Path, mark: u64) -> io::Result<Option<String>> {
+pub(crate) fn last_error(log: &Path, mark: u64) -> io::Result<Option<String>> {
     #[derive(serde::Deserialize)]
     struct Line {
         level: String,
@@ -192,7 +192,7 @@ fn read_pid(path: &Path) -> Outcome<i32> {
 }
 
 /// The process object with `terminal` and the terminal's size as the requests say.
-fn with_terminal(spec: &[u8], terminal: bool, size: Option<WinSize>) -> Outcome<Vec<u8>> {
+pub(crate) fn with_terminal(spec: &[u8], terminal: bool, size: Option<WinSize>) -> Outcome<Vec<u8>> {
     let mut value: serde_json::Value =
         serde_json::from_slice(spec).map_err(|e| format!("exec's process spec: {e}"))?;
     let object = value.as_object_mut().ok_or("exec's process spec is no object")?;

@@ -2,7 +2,7 @@
 
 mod helper;
 mod idmap;
-mod options;
+pub(crate) mod options;
 
 use std::ffi::CString;
 use std::fs;
@@ -302,7 +302,7 @@ fn unmount(point: &Path) -> Result<(), MountError> {
 }
 
 /// Undoes mountinfo's octal escapes of space, tab, newline and backslash.
-fn unescape(field: &[u8]) -> PathBuf {
+pub(crate) fn unescape(field: &[u8]) -> PathBuf {
     let mut out = Vec::with_capacity(field.len());
     let mut rest = field;
     while let Some((first, tail)) = rest.split_first() {

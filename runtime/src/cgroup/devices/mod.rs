@@ -4,6 +4,8 @@
 //! exceptions to it. On v1 it is written to devices.deny and devices.allow, on v2 it becomes an eBPF program
 //! (kernel 4.15). Both give the same verdicts, which are those of runc.
 
+#[cfg(feature = "fuzz")]
+pub(super) mod fuzz;
 mod program;
 mod rules;
 mod systemd;

@@ -9,6 +9,8 @@
 
 mod annotation;
 mod bus;
+#[cfg(feature = "fuzz")]
+pub(super) mod fuzz;
 mod name;
 mod properties;
 mod wire;
