@@ -1,5 +1,12 @@
 //! Repeats every input that is kept: those that once crashed are among them. Then the driver that needs no engine:
 //! changes of the kept inputs, the same ones every time, for `FUZZ_SECONDS` a target (1 by default).
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::indexing_slicing,
+    clippy::panic,
+    reason = "a test ends at the first surprise"
+)]
 
 use std::fs;
 use std::path::Path;

@@ -213,17 +213,14 @@ impl Running {
     /// # Panics
     /// When it takes longer than [`DEADLINE`]; it is killed then.
     pub fn wait(self) -> Output {
-        match self.wait_or_kill() {
-            Ok(output) => output,
-            Err(output) => panic!("{} did not end: {}", output.shown, output.stderr),
-        }
+        self.wait_or_kill().unwrap_or_else(|why| panic!("{why}"))
     }
 
     /// Waits for its end.
     ///
     /// # Errors
-    /// What it wrote, when it took longer than [`DEADLINE`] and was killed.
-    pub fn wait_or_kill(mut self) -> Result<Output, Output> {
+    /// What it was and what it wrote, when it took longer than [`DEADLINE`] and was killed.
+    pub fn wait_or_kill(mut self) -> Result<Output, String> {
         let start = Instant::now();
         loop {
             if let Some(status) = self.child.try_wait().expect("wait") {
@@ -232,7 +229,7 @@ impl Running {
             if start.elapsed() > DEADLINE {
                 let _ = self.child.kill();
                 let _ = self.child.wait();
-                return Err(self.ended(137));
+                return Err(format!("{} did not end: {}", self.shown, read(&self.files.stderr)));
             }
             std::thread::sleep(std::time::Duration::from_millis(1));
         }

@@ -23,6 +23,8 @@ pub mod calls;
 mod container;
 pub mod device_rules;
 pub mod fuse;
+#[cfg(target_arch = "x86_64")]
+pub mod errnos;
 pub mod host;
 pub mod limits;
 pub mod sources;

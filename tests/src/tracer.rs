@@ -100,13 +100,14 @@ pub fn command(pid: i32, fifo: &Path, act: Act) -> Trace {
     tracer.trace
 }
 
-/// Traces the children that a running process makes until `done`; its own calls don't count.
+/// Traces the children that a running process makes between `begin` and `done`; its own calls don't count.
 ///
 /// # Panics
 /// When it can't be traced.
-pub fn children(pid: i32, act: Act, done: impl Fn() -> bool) -> Trace {
+pub fn children(pid: i32, act: Act, begin: impl FnOnce(), done: impl Fn() -> bool) -> Trace {
     let pid = Pid::from_raw(pid);
     ptrace::seize(pid, options()).expect("seize");
+    begin();
     let mut tracer = Tracer::new(act);
     tracer.parent = Some(pid);
     tracer.known.insert(pid, Process { index: 0, calls: 0, counts: false });

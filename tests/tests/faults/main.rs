@@ -6,7 +6,6 @@
 //! `FAULTS_OF=create` keeps to a command, `FAULTS_AT=1.27` to a place.
 #![cfg(target_arch = "x86_64")]
 
-mod errnos;
 mod life;
 
 use std::collections::BTreeMap;
@@ -14,7 +13,7 @@ use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use davit_tests::tracer::{Act, Made};
-use davit_tests::{World, skip};
+use davit_tests::{World, errnos, skip};
 
 use life::{COMMANDS, Life, Outcome};
 

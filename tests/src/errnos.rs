@@ -7,6 +7,7 @@ use libc::{
 };
 
 /// Errors of a call. Empty for one that can't fail, or only by the program's own fault.
+#[must_use]
 pub fn of(call: i64) -> &'static [i32] {
     match call {
         libc::SYS_exit
@@ -87,11 +88,12 @@ pub fn of(call: i64) -> &'static [i32] {
 }
 
 /// Errors for which davit has another way that shows inside, as runc has: by a word of the lines that differ.
+#[must_use]
 pub fn other_ways(call: i64, errno: i32) -> &'static [&'static str] {
     match (call, errno) {
         // Without the right to make devices the host's are bound, and without that to mount sysfs the host's.
         (libc::SYS_mknodat, EPERM) => &["devtmpfs"],
-        (libc::SYS_fsopen | libc::SYS_fsconfig | libc::SYS_fsmount, EPERM) => &["sysfs"],
+        (libc::SYS_fsopen | libc::SYS_fsconfig | libc::SYS_fsmount, EPERM) => &["/sys"],
         // An image's passwd that can't be read is as good as none.
         (libc::SYS_openat2 | libc::SYS_fstat | libc::SYS_read | libc::SYS_statx, _) => &["HOME="],
         _ => &[],
@@ -99,11 +101,13 @@ pub fn other_ways(call: i64, errno: i32) -> &'static [&'static str] {
 }
 
 /// Whether a call asks for memory: without it a program ends by SIGABRT, as Rust's do, and cleans nothing up.
+#[must_use]
 pub fn is_memory(call: i64) -> bool {
     matches!(call, libc::SYS_mmap | libc::SYS_mprotect | libc::SYS_mremap | libc::SYS_madvise | libc::SYS_brk)
 }
 
 /// The name of a call and an errno, for reports.
+#[must_use]
 pub fn name(call: i64, errno: Option<i32>) -> String {
     let errno = errno.map(|errno| format!(" fails with {:?}", nix::errno::Errno::from_raw(errno)));
     format!("{}{}", call_name(call), errno.unwrap_or_else(|| ": killed".into()))
