@@ -69,7 +69,17 @@ fn traced(
         .view(view)
         .dir(bundle.dir())
         // cargo's library path makes the loader look in more places.
-        .wrapper(&["env", "-u", "LD_LIBRARY_PATH", "strace", "-f", "-qq", "-o", trace.to_str().unwrap()]);
+        .wrapper(&[
+            "env",
+            "-u",
+            "LD_LIBRARY_PATH",
+            "strace",
+            "-f",
+            "-y",
+            "-qq",
+            "-o",
+            trace.to_str().unwrap(),
+        ]);
     if let Some(program) = program {
         call = call.with(program);
     }
@@ -132,4 +142,54 @@ fn exec_and_state() {
     c.finish();
     assert!(exec <= 250, "davit exec made {exec} system calls");
     assert!(state <= 48, "davit state made {state} system calls");
+}
+
+/// Calls that name a cgroup, its files or its device program, in a run of a container with the limits that Docker and
+/// Kubernetes set. The same table is in docs/bench.md.
+#[test]
+fn cgroup_work_of_run() {
+    let test = "cgroup_work_of_run";
+    let Some(world) = enter(test) else { return };
+    let mut bundle = world.bundle();
+    bundle.args(&["true"]);
+    let newest = davit_tests::newest_runc().ok();
+    let sid = |name: &str| newest.as_ref().map(|runc| runc.with_file_name(name)).filter(|path| path.exists());
+    let mut counts = BTreeMap::new();
+    for (view, limits) in [(View::PureV2, false), (View::Host, false), (View::Host, true)] {
+        if limits {
+            bundle.set("/linux/resources/memory", serde_json::json!({"limit": 64 << 20}));
+            bundle.set(
+                "/linux/resources/cpu",
+                serde_json::json!({"shares": 512, "quota": 50_000, "period": 100_000}),
+            );
+            bundle.set("/linux/resources/pids", serde_json::json!({"limit": 100}));
+        }
+        for (name, program) in [("davit", None), ("runc", sid("runc")), ("crun", sid("crun"))] {
+            if name != "davit" && program.is_none() {
+                continue;
+            }
+            let once = |_| {
+                let id = davit_tests::unique("davit-test-budget");
+                traced(&world, program.as_deref(), &bundle, view, &["run", &id])?;
+                let trace = fs::read_to_string(world.path("trace")).unwrap();
+                Some(trace.lines().filter(|line| names_a_cgroup(line)).count())
+            };
+            let least = (0..3).filter_map(once).min();
+            println!("cgroup work of {name}, {view:?}, limits {limits}: {least:?}");
+            counts.insert((name, view == View::PureV2, limits), least);
+        }
+    }
+    for (view, limits, budget) in CGROUP_WORK {
+        let davit = counts[&("davit", view == View::PureV2, limits)].unwrap();
+        assert!(davit <= budget, "{view:?}, limits {limits}: {davit} calls");
+    }
+}
+
+/// The most calls for cgroups that a run may make: view, whether there are limits, calls.
+const CGROUP_WORK: [(View, bool, usize); 3] =
+    [(View::PureV2, false, 32), (View::Host, false, 268), (View::Host, true, 288)];
+
+fn names_a_cgroup(line: &str) -> bool {
+    // Resumed lines and the program's own name are none.
+    !line.contains(" resumed>") && !line.contains("execve") && line.to_ascii_lowercase().contains("cgroup")
 }

@@ -41,8 +41,7 @@ fn keys(value: &Value, path: &str, found: &mut Vec<String>) {
 }
 
 /// What a peer claims and davit does not, with the reason.
-const NOT_CLAIMED: [(&str, &str); 4] = [
-    ("/linux/cgroup/rdma", "issue: cgroups"),
+const NOT_CLAIMED: [(&str, &str); 3] = [
     ("/linux/seccomp/archs", "davit runs on x86_64 and aarch64 only, and their 32-bit modes"),
     ("/mountOptions acl", "runc 1.1 takes it for a flag; the kernel takes it as data of the filesystem"),
     ("/mountOptions noacl", "as acl"),

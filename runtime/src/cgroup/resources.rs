@@ -263,3 +263,31 @@ impl At<'_> {
         Error::ControllerMissing { field, controller: controller.to_owned(), dir: self.dir.path().to_owned() }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+    use std::fs;
+
+    use super::*;
+
+    /// A directory of ordinary files in place of a cgroup: no machine of ours has an RDMA device, without which the
+    /// kernel takes no line.
+    #[test]
+    fn a_line_for_each_rdma_device() {
+        let top = tempfile::tempdir().unwrap();
+        let dir = top.path().join("c");
+        fs::create_dir(&dir).unwrap();
+        for (json, line) in [
+            (r#"{"hcaHandles": 3, "hcaObjects": 10000}"#, "mlx5_0 hca_handle=3 hca_object=10000"),
+            (r#"{"hcaHandles": 3}"#, "mlx5_0 hca_handle=3"),
+            (r#"{"hcaObjects": 7}"#, "mlx5_0 hca_object=7"),
+        ] {
+            fs::write(dir.join("rdma.max"), "").unwrap();
+            let cgroup = Cgroup::open(&BTreeMap::from([("rdma".to_owned(), dir.clone())])).unwrap();
+            let resources = serde_json::from_str(&format!(r#"{{"rdma": {{"mlx5_0": {json}}}}}"#)).unwrap();
+            cgroup.update(&resources).unwrap();
+            assert_eq!(fs::read_to_string(dir.join("rdma.max")).unwrap(), line);
+        }
+    }
+}

@@ -50,7 +50,7 @@ pub fn document() -> Value {
                 "v2": true,
                 "systemd": true,
                 "systemdUser": true,
-                "rdma": false,
+                "rdma": true,
             },
             "seccomp": {
                 "enabled": true,
