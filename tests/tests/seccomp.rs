@@ -494,6 +494,26 @@ fn what_davit_needs_of_a_profile() {
     }
 }
 
+/// BPF_MAXINSNS of linux/bpf_common.h.
+#[test]
+fn a_profile_that_is_too_long_is_an_error() {
+    let Some(world) = enter("a_profile_that_is_too_long_is_an_error") else { return };
+    let rule = |value: u32| {
+        let arg = json!({"index": 0, "value": value, "op": "SCMP_CMP_NE"});
+        json!({"names": ["getpriority"], "action": "SCMP_ACT_ERRNO", "args": [arg]})
+    };
+    let mut bundle = world.bundle();
+    let rules: Vec<Value> = (0..1000).map(rule).collect();
+    bundle
+        .args(&["true"])
+        .set("/linux/seccomp", json!({"defaultAction": "SCMP_ACT_ALLOW", "syscalls": rules}));
+    let c = world.container(&bundle);
+    c.run(&[]).fails(1, "unable to compile seccomp profile: seccomp: the filter has ");
+    c.assert_nothing_left();
+    bundle.set("/linux/seccomp/syscalls", json!((0..400).map(rule).collect::<Vec<_>>()));
+    world.container(&bundle).run(&[]).ok();
+}
+
 /// Where the profile allows write(2), a failure after the load has its reason.
 #[test]
 fn failures_behind_a_filter_are_told() {

@@ -328,6 +328,27 @@ mod tests {
     }
 
     #[test]
+    fn a_listener_comes_before_the_gate_and_landlock_before_a_filter() {
+        let spec = |annotations: &str, action: &str| -> Spec {
+            let text = format!(
+                r#"{{"ociVersion": "1.0.2", "root": {{"path": "rootfs"}}, "annotations": {annotations},
+                    "process": {{"cwd": "/", "args": ["a"], "noNewPrivileges": true, "user": {{"uid": 0, "gid": 0}}}},
+                    "linux": {{"seccomp": {{"defaultAction": "{action}", "listenerPath": "/s"}}}}}}"#
+            );
+            serde_json::from_str(&text).unwrap()
+        };
+        let planned = |spec: &Spec| super::plan(spec, &request(), &Facts::default()).unwrap();
+        let with = planned(&spec("{}", "SCMP_ACT_NOTIFY"));
+        let gate = |plan: &Plan| index(plan, |s| matches!(s, Step::Gate));
+        let seccomp = |plan: &Plan| index(plan, |s| matches!(s, Step::Seccomp));
+        assert!(with.listener && seccomp(&with) < gate(&with));
+        let landlock = r#"{"io.github.davit.landlock": "{}"}"#;
+        let without = planned(&spec(landlock, "SCMP_ACT_ALLOW"));
+        let restricted = index(&without, |s| matches!(s, Step::Landlock(_)));
+        assert!(!without.listener && gate(&without) < restricted && restricted < seccomp(&without));
+    }
+
+    #[test]
     fn seccomp_is_loaded_early_without_no_new_privileges() {
         let spec = spec(|c| c["process"]["noNewPrivileges"] = false.into());
         let plan = plan(&spec, &request(), &Facts::default()).unwrap();

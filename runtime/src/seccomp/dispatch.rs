@@ -5,10 +5,12 @@
 //! forward only, and conditional jumps at most 255 instructions, so the program is made from its end:
 //! what a jump leads to exists before the jump, and its distance is known.
 
+use std::collections::BTreeMap;
+
 use seccompiler::{BpfProgram, SeccompRule};
 
 use super::Error;
-use super::rules::{Leaf, Outcome, Word};
+use super::rules::{Equality, Leaf, Outcome, Word};
 use crate::sys::seccomp::Instruction;
 
 /// linux/bpf_common.h: load a word of `seccomp_data`, jumps, return a constant.
@@ -21,6 +23,8 @@ const RETURN: u16 = 0x06;
 /// Offsets in `struct seccomp_data` (linux/seccomp.h).
 const NR: u32 = 0;
 const ARCH: u32 = 4;
+/// The first argument, low half first.
+const ARGS: u32 = 16;
 
 /// The farthest that a conditional jump goes.
 const FAR: usize = 255;
@@ -199,9 +203,51 @@ impl Backwards {
         }
     }
 
+    /// Leaves that all compare one argument with different values, like those of personality(2) or of x86's
+    /// `socketcall`: the value is searched for, as a call's number is.
+    fn switch(&mut self, leaves: &[Leaf], default: Word) -> Option<Target> {
+        let Equality { index, wide, .. } = leaves.first()?.equal?;
+        let mut halves: BTreeMap<u32, BTreeMap<u32, Word>> = BTreeMap::new();
+        for leaf in leaves {
+            let equal = leaf.equal.filter(|equal| (equal.index, equal.wide) == (index, wide))?;
+            let (high, low) = ((equal.value >> 32) as u32, equal.value as u32);
+            halves.entry(high).or_default().entry(low).or_insert(leaf.word);
+        }
+        if leaves.len() < 2 {
+            return None;
+        }
+        let offset = ARGS.saturating_add(index.saturating_mul(8));
+        let mut entry = Target::Return(default);
+        let mut blocks = Vec::with_capacity(halves.len());
+        for (high, lows) in halves {
+            let mut ranges = Ranges::default();
+            ranges.set_from(0, Outcome::Return(default));
+            for (low, word) in lows {
+                ranges.set_from(low, Outcome::Return(word));
+                if let Some(next) = low.checked_add(1) {
+                    ranges.set_from(next, Outcome::Return(default));
+                }
+            }
+            let found = self.tree(&ranges.0, &[], default);
+            self.fall_to(found);
+            blocks.push((high, Target::At(self.push(LOAD, 0, 0, offset))));
+        }
+        if !wide {
+            return blocks.pop().map(|(_, block)| block);
+        }
+        for (high, block) in blocks {
+            entry = self.branch(JUMP_EQ, high, block, entry);
+        }
+        self.fall_to(entry);
+        Some(Target::At(self.push(LOAD, 0, 0, offset.saturating_add(4))))
+    }
+
     /// Leaves one after another. seccompiler's fragment for a rule falls through where the rule matches,
     /// and skips exactly one instruction, the return, where it does not.
     fn chain(&mut self, leaves: &[Leaf], default: Word) -> Result<Target, Error> {
+        if let Some(entry) = self.switch(leaves, default) {
+            return Ok(entry);
+        }
         let mut entry = self.push(RETURN, 0, 0, default);
         for leaf in leaves.iter().rev() {
             self.push(RETURN, 0, 0, leaf.word);

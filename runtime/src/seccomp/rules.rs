@@ -44,6 +44,18 @@ pub(super) enum Outcome {
 pub(super) struct Leaf {
     pub conditions: Vec<SeccompCondition>,
     pub word: Word,
+    /// What the conditions are when they are just this.
+    pub equal: Option<Equality>,
+}
+
+/// An argument is this value.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Equality {
+    /// Of the argument.
+    pub index: u32,
+    /// Whether both halves count.
+    pub wide: bool,
+    pub value: u64,
 }
 
 /// The outcome of each call number that an ABI's rules name.
@@ -192,7 +204,8 @@ fn chain(abi: Abi, uses: &[Use<'_>]) -> Result<Vec<Leaf>, Error> {
         let alternatives: &[Vec<&LinuxSeccompArg>] =
             if used.rule.alternatives.is_empty() { &no_args } else { &used.rule.alternatives };
         for args in alternatives {
-            let leaf = Leaf { conditions: conditions(abi, args, used.mux)?, word: used.rule.word };
+            let (conditions, equal) = (conditions(abi, args, used.mux)?, equality(abi, args, used.mux));
+            let leaf = Leaf { conditions, word: used.rule.word, equal };
             match leaves.iter().find(|other| other.conditions == leaf.conditions) {
                 None => leaves.push(leaf),
                 Some(other) if other.word == leaf.word => {}
@@ -214,6 +227,21 @@ fn conditions(abi: Abi, args: &[&LinuxSeccompArg], mux: Option<u64>) -> Result<V
         SeccompCondition::new(u8::try_from(arg.index()).unwrap_or(u8::MAX), abi.arg_len(), op, value)
     });
     code.into_iter().chain(rest).collect::<Result<_, _>>().map_err(Error::Condition)
+}
+
+/// The same where one argument is compared for equality.
+fn equality(abi: Abi, args: &[&LinuxSeccompArg], mux: Option<u64>) -> Option<Equality> {
+    let wide = matches!(abi.arg_len(), SeccompCmpArgLen::Qword);
+    match (mux, args) {
+        (Some(value), args) if args.iter().all(|arg| arg.index() == 0) => {
+            Some(Equality { index: 0, wide, value })
+        }
+        (None, [arg]) if arg.op() == LinuxSeccompOperator::ScmpCmpEq => {
+            let (_, value) = comparison(abi.arg_len(), arg);
+            Some(Equality { index: u32::try_from(arg.index()).ok()?, wide, value })
+        }
+        _ => None,
+    }
 }
 
 /// Operator and operand. MASKED_EQ's mask is `value` and its operand `valueTwo` (runtime-spec), of which

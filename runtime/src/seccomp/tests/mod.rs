@@ -243,8 +243,10 @@ fn bad_profiles_are_refused() {
     let allow = rule(&format!(r#""action": "SCMP_ACT_ALLOW", "args": {}"#, eq(0, 1)));
     let kill = rule(&format!(r#""action": "SCMP_ACT_KILL", "args": {}"#, eq(0, 1)));
     assert!(matches!(error(&format!("{allow},{kill}")), Error::Conflict { .. }));
-    let many: Vec<String> =
-        (0..1000).map(|i| rule(&format!(r#""action": "SCMP_ACT_ALLOW", "args": {}"#, eq(0, i)))).collect();
+    // Values to be equal to would be searched for.
+    let many: Vec<String> = (0..1000)
+        .map(|i| rule(&format!(r#""action": "SCMP_ACT_ALLOW", "args": {}"#, eq(0, i).replace("_EQ", "_NE"))))
+        .collect();
     assert!(matches!(error(&many.join(",")), Error::TooLong { len } if len > 4096));
 }
 
@@ -275,6 +277,38 @@ fn far_jumps_reach_their_targets() {
         let equal = decide(&filter, Abi::X86_64, name, [0, 0, 0, i as u64, 0, 0]);
         let other = decide(&filter, Abi::X86_64, name, [0, 0, 0, i as u64 | 1 << 40, 0, 0]);
         assert_eq!((equal, other), (EPERM, libc::SECCOMP_RET_TRACE | i as u32), "{name}");
+    }
+}
+
+#[test]
+fn values_of_one_argument_are_searched_for() {
+    let values = [0, 1, 5, 6, 40, 1 << 31, u64::from(u32::MAX), 1 << 32, 5 | 1 << 32, 7 << 40, u64::MAX];
+    let rules: Vec<String> = values
+        .iter()
+        .enumerate()
+        .map(|(at, value)| {
+            format!(
+                r#"{{"names": ["kill"], "action": "SCMP_ACT_ERRNO", "errnoRet": {},
+                    "args": [{{"index": 2, "value": {value}, "op": "SCMP_CMP_EQ"}}]}}"#,
+                at + 10
+            )
+        })
+        .collect();
+    let json = format!(r#"{{"defaultAction": "SCMP_ACT_LOG", "syscalls": [{}]}}"#, rules.join(","));
+    let filter = filter(&json);
+    let nr = names::number(Abi::X86_64, "kill").unwrap();
+    let verdict = |value: u64| {
+        let call = Call { nr, arch: Abi::X86_64.audit_arch(), args: [value ^ 1, 3, value, 0, 0, value] };
+        run(&filter.program, &call).unwrap()
+    };
+    for (at, value) in values.iter().enumerate() {
+        assert_eq!(verdict(*value).word, libc::SECCOMP_RET_ERRNO | (at as u32 + 10), "{value:#x}");
+        for other in [value.wrapping_add(1), value.wrapping_sub(1), value ^ 1 << 33, value ^ 1 << 63] {
+            if !values.contains(&other) {
+                assert_eq!(verdict(other).word, libc::SECCOMP_RET_LOG, "{other:#x}");
+            }
+        }
+        assert!(verdict(*value).instructions <= 18, "{value:#x}: {}", verdict(*value).instructions);
     }
 }
 
