@@ -33,7 +33,11 @@ pub fn reexec() -> io::Result<()> {
         // Kernels before 6.14 name a program executed by descriptor after the descriptor's number.
         return crate::sys::prctl::set_name(c"davit");
     }
-    let exe = protected()?;
+    match execute(protected()?)? {}
+}
+
+/// Executes this program by a descriptor, with the same arguments and environment.
+fn execute(exe: OwnedFd) -> io::Result<std::convert::Infallible> {
     let cstring = |bytes: &[u8]| CString::new(bytes).map_err(|_| io::Error::from_raw_os_error(libc::EINVAL));
     let args: Vec<CString> =
         std::env::args_os().map(|arg| cstring(arg.as_bytes())).collect::<Result<_, _>>()?;
@@ -69,21 +73,76 @@ pub fn protected() -> io::Result<OwnedFd> {
     }
 }
 
+/// Annotation that says how the runtime's file is protected, and its values: runc's (runc #5290).
+pub const ANNOTATION: &str = "org.opencontainers.runc.clone-self-exe";
+const OWN_COPY: &str = "independent-data-copy";
+const SHARED_PAGES: &str = "ro-shared-page";
+
+/// What a container's annotation asks of this process.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Demand {
+    /// Nothing that is not so.
+    Met,
+    /// To run from a copy ([`reexec_copy`]).
+    Copy,
+    /// Something unknown.
+    Unknown,
+}
+
+/// Compares the annotation with how this process runs. A read-only mount shares its pages with the installed file,
+/// which some kernels let a reader write to (CVE-2022-0847); a copy does not.
+///
+/// # Errors
+/// When this process's own file can't be looked at.
+pub fn demand(annotation: Option<&str>) -> io::Result<Demand> {
+    Ok(match annotation {
+        None | Some(SHARED_PAGES) => Demand::Met,
+        Some(OWN_COPY) if is_copy(&open_self()?)? => Demand::Met,
+        Some(OWN_COPY) => Demand::Copy,
+        Some(_) => Demand::Unknown,
+    })
+}
+
+/// Executes this program again from a sealed copy. Returns only when that fails: there is no fallback.
+#[must_use]
+pub fn reexec_copy() -> io::Error {
+    match sealed_copy().and_then(execute) {
+        Err(error) => error,
+        Ok(never) => match never {},
+    }
+}
+
+/// A sealed copy to execute this program by.
+///
+/// # Errors
+/// As [`protected`].
+pub fn own_copy() -> io::Result<OwnedFd> {
+    sealed_copy()
+}
+
+fn open_self() -> io::Result<OwnedFd> {
+    Ok(open(SELF, OFlag::O_RDONLY | OFlag::O_CLOEXEC, Mode::empty())?)
+}
+
 /// Whether this process runs from [`protected`].
 fn is_protected() -> io::Result<bool> {
     // Cheap for the first run; can't be claimed by a file's name or the environment alone.
     if !executed_by_descriptor() {
         return Ok(false);
     }
-    let exe = open(SELF, OFlag::O_RDONLY | OFlag::O_CLOEXEC, Mode::empty())?;
+    let exe = open_self()?;
     if fstatvfs(&exe)?.flags().contains(FsFlags::ST_RDONLY) {
         return Ok(true);
     }
-    let seals = fcntl(&exe, FcntlArg::F_GET_SEALS).unwrap_or(0);
+    is_copy(&exe)
+}
+
+fn is_copy(exe: &OwnedFd) -> io::Result<bool> {
+    let seals = fcntl(exe, FcntlArg::F_GET_SEALS).unwrap_or(0);
     if SealFlag::from_bits_truncate(seals).contains(SealFlag::F_SEAL_WRITE) {
         return Ok(true);
     }
-    let stat = fstat(&exe)?;
+    let stat = fstat(exe)?;
     Ok(stat.st_nlink == 0 && stat.st_mode & 0o7777 == COPY_MODE.bits())
 }
 

@@ -73,6 +73,18 @@ pub struct Facts {
     pub exec_kill_group: bool,
 }
 
+/// Whether a bundle's annotation asks for a runtime that shares no pages with the installed one. The containers of a
+/// group have the shim of their first.
+#[must_use]
+pub fn wants_own_copy(bundle: &Path) -> bool {
+    let read = std::fs::read(bundle.join("config.json")).ok();
+    let config = read.and_then(|bytes| serde_json::from_slice::<Config>(&bytes).ok()).unwrap_or_default();
+    let value = config.annotations.get(davit::selfexe::ANNOTATION);
+    // What can't be met is the error of create.
+    davit::selfexe::demand(value.map(String::as_str))
+        .is_ok_and(|demand| demand == davit::selfexe::Demand::Copy)
+}
+
 /// Reads a bundle's facts.
 #[must_use]
 pub fn facts(bundle: &Path) -> Facts {

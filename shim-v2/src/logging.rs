@@ -43,7 +43,7 @@ impl Log for Fifo {
 
 /// Logs into `fifo`, if it has a reader.
 pub fn start(fifo: &Path, debug: bool) {
-    let opened = OpenOptions::new().write(true).custom_flags(libc::O_NONBLOCK).open(fifo);
+    let opened = OpenOptions::new().write(true).custom_flags(libc::O_NONBLOCK | libc::O_NOFOLLOW).open(fifo);
     if let Ok(file) = opened {
         if LOG.set(file).is_ok() && log::set_logger(&Fifo).is_ok() {
             log::set_max_level(if debug { LevelFilter::Debug } else { LevelFilter::Info });

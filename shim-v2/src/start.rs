@@ -134,7 +134,12 @@ fn spawn(flags: &Flags, listener: UnixListener, cgroup: &str, ttrpc: Option<&str
     if std::env::var_os("SCHED_CORE").is_some_and(|v| !v.is_empty()) {
         create_core_schedule().context("enable core scheduling")?;
     }
-    let exe = davit::selfexe::protected().context("protect the shim's binary")?;
+    let exe = if config::wants_own_copy(Path::new(".")) {
+        davit::selfexe::own_copy()
+    } else {
+        davit::selfexe::protected()
+    };
+    let exe = exe.context("protect the shim's binary")?;
     let log = OpenOptions::new().read(true).write(true).open("/dev/null").context("open /dev/null")?;
     let score = oom_score_adj(getppid());
     let (args, env) = (arguments(flags)?, environment(flags, ttrpc)?);

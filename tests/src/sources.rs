@@ -72,6 +72,11 @@ impl Source {
         self.items.iter().any(|item| item.is_test && item.name == name)
     }
 
+    /// Names of its test functions.
+    pub fn tests(&self) -> impl Iterator<Item = &str> {
+        self.items.iter().filter(|item| item.is_test).map(|item| item.name.as_str())
+    }
+
     /// The text of a test and of the functions and constants of its file that it uses, directly or not.
     #[must_use]
     pub fn text_of(&self, test: &str) -> String {

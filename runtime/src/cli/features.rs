@@ -31,8 +31,13 @@ const FLAGS: [&str; 4] = [
 ];
 
 /// Annotations that change what davit does on the host: callers keep them from those who may only choose images.
-const UNSAFE_ANNOTATIONS: [&str; 4] =
-    ["bundle", "run.oci.hooks.", "run.oci.keep_original_groups", "run.oci.pidfd_receiver"];
+const UNSAFE_ANNOTATIONS: [&str; 5] = [
+    "bundle",
+    "org.opencontainers.runc.clone-self-exe",
+    "run.oci.hooks.",
+    "run.oci.keep_original_groups",
+    "run.oci.pidfd_receiver",
+];
 
 /// The document of `davit features`. Only what is implemented: a caller that reads `true` relies on it.
 #[must_use]

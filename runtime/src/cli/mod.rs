@@ -171,6 +171,11 @@ fn run_command(global: &Global, command: &Command, tokens: &[OsString]) -> i32 {
     };
     match (command.run)(global, &matches) {
         Ok(code) => code,
+        // Nothing was made yet: once more, from a copy.
+        Err(error) if matches!(error.downcast_ref(), Some(crate::container::Error::NeedsCopy)) => {
+            let error = crate::selfexe::reexec_copy();
+            fail(&format!("unable to protect the runtime's binary: {}", errno_text(&error)), 1)
+        }
         Err(error) => fail(&format!("{}{error}", command.failure), command.failure_code),
     }
 }

@@ -7,7 +7,23 @@ use oci_spec::runtime::{LinuxNamespaceType, Process, Spec};
 
 use super::{Error, Result};
 use crate::security::selinux;
+use crate::selfexe::{ANNOTATION, Demand};
 use crate::spec::{namespace, sysctl_namespace, sysctl_path};
+
+/// Whether the runtime runs from what the container's annotation asks for.
+pub(super) fn own_binary(annotation: Option<&String>) -> Result<()> {
+    let value = annotation.map(String::as_str);
+    let demand =
+        crate::selfexe::demand(value).map_err(|e| Error::io("look at", Path::new("/proc/self/exe"), e))?;
+    match demand {
+        Demand::Met => Ok(()),
+        Demand::Copy => Err(Error::NeedsCopy),
+        Demand::Unknown => {
+            let words = format!("annotation {ANNOTATION}: unknown value {:?}", value.unwrap_or_default());
+            Err(crate::spec::Error::Invalid(words).into())
+        }
+    }
+}
 
 /// All checks of `create`.
 pub(super) fn host(spec: &Spec) -> Result<()> {

@@ -20,6 +20,7 @@ use crate::cgroup::{Cgroup, Layout, Mode as CgroupMode, OnDenied, UnitRequest};
 use crate::init::{Gate, HookOutput, HookState, Kind, run_host_hooks};
 use crate::plan::{CgroupView, Facts, IdMaps, Plan, Request, Step, SwitchRoot};
 use crate::resctrl::Group;
+use crate::selfexe::ANNOTATION;
 use crate::spec::list;
 
 /// Whether the program is held back until `start`.
@@ -36,6 +37,7 @@ pub(super) fn create(runtime: &Runtime, options: CreateOptions, when: StartWhen)
     let dir = Dir::of(runtime, &options.id)?;
     let Planned { spec, cgroup, plan } = planned(runtime, &options, &bundle, &dir)?;
     let preserve_fds = options.preserve_fds.saturating_add(options.activation.listen_fds);
+    super::checks::own_binary(spec.annotations().as_ref().and_then(|all| all.get(ANNOTATION)))?;
     super::checks::host(&spec)?;
     check_preserved(preserve_fds)?;
     let console = connect_console(&options.console, &spec)?;

@@ -18,6 +18,9 @@ pub enum Error {
     /// The id has characters other than `[A-Za-z0-9_+.-]`, or is `.` or `..`.
     #[error("invalid container ID format: {0:?}")]
     InvalidId(String),
+    /// The container's annotation asks for a runtime that runs from a copy of its file, and this one does not.
+    #[error("the container asks for a copy of the runtime's binary ({})", crate::selfexe::ANNOTATION)]
+    NeedsCopy,
     /// `create` with an id in use.
     #[error("container with given ID already exists")]
     Exists,

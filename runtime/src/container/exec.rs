@@ -58,6 +58,7 @@ impl ExecTarget {
 
 fn start(container: &ExecTarget, options: &ExecOptions) -> Result<Started> {
     let ExecTarget { dir, state, spec } = container;
+    super::checks::own_binary(state.annotations().get(crate::selfexe::ANNOTATION))?;
     let cgroup = state.cgroup()?;
     match super::lifecycle::status(dir, state, &cgroup)? {
         Status::Stopped => return Err(Error::Stopped),

@@ -75,6 +75,11 @@ pub(super) fn is_own_group(gids: &[LinuxIdMapping]) -> bool {
     matches!(gids, [one] if one.size() == 1 && one.host_id() == getegid().as_raw())
 }
 
+/// user_namespaces(7): a write of a map must be shorter than a page, the smallest of which is this.
+const PAGE: usize = 4096;
+/// Longest map that an error shows.
+const SHOWN_LINES: usize = 5;
+
 /// One of the two maps.
 struct Map<'a> {
     pid: i32,
@@ -89,8 +94,12 @@ impl Map<'_> {
     fn write(&self) -> Result<(), Failure> {
         let text = text(self.ids);
         let path = format!("/proc/{}/{}", self.pid, self.file);
-        let failed =
-            |error: &io::Error| Failure::new("write", format!("{:?} to {path}", text.trim_end()), error);
+        // A long map would hide the rest of the sentence.
+        let shown = match text.lines().count() {
+            ..=SHOWN_LINES => format!("{:?}", text.trim_end()),
+            count => format!("{count} lines of {} bytes", text.len()),
+        };
+        let failed = |error: &io::Error| Failure::new("write", format!("{shown} to {path}"), error);
         match std::fs::write(&path, &text) {
             Ok(()) => Ok(()),
             // An ordinary user may map but one id, its own.
@@ -99,6 +108,9 @@ impl Map<'_> {
                 "some of these host ids are not davit's to give: see /proc/self/{}",
                 self.file
             ))),
+            Err(e) if e.raw_os_error() == Some(libc::EINVAL) && text.len() >= PAGE => {
+                Err(failed(&e).with_detail("the kernel takes less than a page"))
+            }
             Err(e) => Err(failed(&e)),
         }
     }

@@ -56,6 +56,7 @@ impl Target {
     fn open(runtime: &Runtime, id: &str) -> Result<Self> {
         let dir = Dir::of(runtime, id)?;
         let state = dir.read()?;
+        super::checks::own_binary(state.annotations().get(crate::selfexe::ANNOTATION))?;
         let cgroup = Cgroup::open(&state.cgroup_paths)?;
         match status(&dir, &state, &cgroup)? {
             Status::Created | Status::Running | Status::Paused => {}

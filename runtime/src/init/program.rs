@@ -4,7 +4,6 @@ use std::ffi::{CStr, CString};
 use std::fs::File;
 use std::io::{BufRead, BufReader, Read};
 use std::os::fd::AsFd;
-use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
 use nix::fcntl::OFlag;
@@ -80,7 +79,9 @@ pub fn exec(path: &CStr, program: &Program, env: &[CString]) -> Failure {
 
 /// The interpreter of a `#!` line.
 fn interpreter(path: &CStr) -> Option<String> {
-    let file = File::open(Path::new(std::ffi::OsStr::from_bytes(path.to_bytes()))).ok()?;
+    // What could not be executed a moment ago may be a FIFO now.
+    let flags = OFlag::O_RDONLY | OFlag::O_NONBLOCK | OFlag::O_NOCTTY | OFlag::O_CLOEXEC;
+    let file = File::from(nix::fcntl::open(path, flags, Mode::empty()).ok()?);
     let mut line = String::new();
     BufReader::new(file.take(256)).read_line(&mut line).ok()?;
     line.strip_prefix("#!")?.split_whitespace().next().map(str::to_owned)

@@ -2,6 +2,7 @@
 
 use std::io::Write;
 use std::os::fd::OwnedFd;
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 
 use davit::container::{
@@ -131,7 +132,8 @@ fn logged<T>(log: &Path, failure: &str, result: container::Result<T>) -> Outcome
     result.map_err(|error| {
         let text = format!("{failure}{error}");
         let line = serde_json::json!({"level": "error", "msg": text, "time": now()}).to_string();
-        let file = std::fs::OpenOptions::new().append(true).create(true).open(log);
+        let mut options = std::fs::OpenOptions::new();
+        let file = options.append(true).create(true).custom_flags(libc::O_NOFOLLOW).open(log);
         // The error itself goes to the caller; a log that can't be written must not hide it.
         let _ = file.and_then(|mut f| f.write_all(format!("{line}\n").as_bytes()));
         text

@@ -13,16 +13,17 @@ use std::path::PathBuf;
 use davit::sys::fs::{CloseRange, borrow, close_range, dup_onto};
 use davit::sys::process::{Fork, exec, exit_now, fork};
 use davit::sys::signal::{BrokenPipe, set_broken_pipe};
-use nix::fcntl::{FcntlArg, OFlag, fcntl};
+use nix::fcntl::{FcntlArg, FdFlag, OFlag, fcntl};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
-use nix::unistd::{pipe2, read};
+use nix::unistd::{pipe2, read, write};
 
 use super::Owner;
 
 /// How long the program may take until it is ready.
 const READY_MILLIS: u16 = 30_000;
-/// Descriptors of the program: output, errors, readiness.
-const PLACES: [i32; 3] = [3, 4, 5];
+/// Descriptors of the program: output, errors, readiness; and the one that closes when it is executed.
+const PLACES: [i32; 4] = [3, 4, 5, STATUS];
+const STATUS: i32 = 6;
 /// Copies are made above the places.
 const ABOVE: i32 = 10;
 
@@ -101,6 +102,8 @@ impl Logger {
         };
         let (err, err_write) = super::pipe(owner)?;
         let (ready, ready_write) = pipe2(OFlag::O_CLOEXEC)?;
+        // Closes when the program is executed; else it takes the reason.
+        let (status, status_write) = pipe2(OFlag::O_CLOEXEC)?;
         let word = |text: &str| CString::new(text).map_err(io::Error::from);
         let path = CString::new(self.path.as_os_str().as_bytes())?;
         let mut args = vec![path.clone()];
@@ -110,16 +113,23 @@ impl Logger {
         let env = [word(&format!("CONTAINER_ID={id}"))?, word(&format!("CONTAINER_NAMESPACE={namespace}"))?];
         match fork()? {
             Fork::Child => {
-                let placed =
-                    place([&out, &err, &ready_write]).and_then(|()| set_broken_pipe(BrokenPipe::Default));
-                if placed.is_ok() {
-                    let args: Vec<_> = args.iter().map(CString::as_c_str).collect();
-                    let env: Vec<_> = env.iter().map(CString::as_c_str).collect();
-                    exec(&path, &args, &env);
-                }
+                let args: Vec<_> = args.iter().map(CString::as_c_str).collect();
+                let env: Vec<_> = env.iter().map(CString::as_c_str).collect();
+                let error = match place([&out, &err, &ready_write, &status_write])
+                    .and_then(|()| set_broken_pipe(BrokenPipe::Default))
+                {
+                    Ok(()) => exec(&path, &args, &env),
+                    Err(error) => error,
+                };
+                let errno = error.raw_os_error().unwrap_or(libc::EIO);
+                let _ = write(borrow(STATUS), &errno.to_ne_bytes());
                 exit_now(127)
             }
-            Fork::Parent { .. } => drop(ready_write),
+            Fork::Parent { .. } => drop((ready_write, status_write)),
+        }
+        let mut errno = [0; 4];
+        if read(&status, &mut errno)? == errno.len() {
+            return Err(io::Error::from_raw_os_error(i32::from_ne_bytes(errno)));
         }
         self.wait_ready(&ready)?;
         dup_onto(out_write.as_fd(), 1)?;
@@ -141,16 +151,17 @@ impl Logger {
 }
 
 /// Puts the program's descriptors in their places and closes the others.
-fn place(sources: [&OwnedFd; 3]) -> io::Result<()> {
-    let mut moved = [0; 3];
+fn place(sources: [&OwnedFd; 4]) -> io::Result<()> {
+    let mut moved = [0; 4];
     for (to, source) in moved.iter_mut().zip(sources) {
         *to = fcntl(borrow(source.as_raw_fd()), FcntlArg::F_DUPFD_CLOEXEC(ABOVE))?;
     }
     for (number, place) in moved.into_iter().zip(PLACES) {
         dup_onto(borrow(number), place)?;
     }
+    fcntl(borrow(STATUS), FcntlArg::F_SETFD(FdFlag::FD_CLOEXEC))?;
     // ENOSYS before kernel 5.9: the others are close-on-exec.
-    let _ = close_range(6, CloseRange::Close);
+    let _ = close_range(STATUS as u32 + 1, CloseRange::Close);
     Ok(())
 }
 

@@ -5,9 +5,15 @@
 //! without the defence). SECURITY.md has the table of holes, rules and tests; `table.rs` holds it to the truth.
 //! `ATTACK_CREATES=1000` makes the racers' tests long.
 
+mod binary;
+mod cgroups;
 mod descriptors;
+mod entering;
+mod identity;
 mod images;
 mod procfs;
 mod program;
 mod races;
+mod state;
 mod support;
+mod table;

@@ -180,6 +180,9 @@ fn set_weight(at: At<'_>, device: &str, weight: u16) -> Result<(), Error> {
     result.map_err(|e| at.missing(e, "io", "linux.resources.blockIO"))
 }
 
+/// Files of a cgroup that move or kill processes, which may be the host's: no limits, whatever a config says.
+const NO_LIMITS: [&str; 3] = ["cgroup.kill", "cgroup.procs", "cgroup.threads"];
+
 /// `unified`: file names with their content, written last so that they have the last word.
 pub(in crate::cgroup) fn unified(
     dir: &Dir,
@@ -188,7 +191,9 @@ pub(in crate::cgroup) fn unified(
 ) -> Result<(), Error> {
     // In the order of names: the same config gives the same writes.
     for (key, value) in unified.iter().collect::<BTreeMap<_, _>>() {
-        let Some((controller, _)) = key.split_once('.').filter(|(controller, _)| !controller.is_empty())
+        let is_limit = !NO_LIMITS.contains(&key.as_str());
+        let Some((controller, _)) =
+            key.split_once('.').filter(|(controller, _)| is_limit && !controller.is_empty())
         else {
             return Err(Error::InvalidName { what: "unified resource", name: key.clone() });
         };

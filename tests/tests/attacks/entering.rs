@@ -1,0 +1,98 @@
+//! While davit enters a container, its processes look for it (CVE-2016-9962).
+
+use std::fs;
+
+use davit_tests::{unique, wait_until};
+use serde_json::json;
+
+use crate::support::{Canary, creates, enter};
+
+/// Looks at every process that it can see: its descriptors, root, working directory, memory, environment. `met` is a
+/// process that is not the container's own program; `ROOT` and the like say what could be reached of it.
+const WATCHER: &str = r#"
+echo ready >>/out/log
+while :; do
+    for p in /proc/[0-9]*; do
+        # A process whose file can not be seen is none of the container's, unless it has ended.
+        if [ -e $p/exe ]; then continue; fi
+        read -r pid name state rest <$p/stat || continue
+        if [ "$state" = Z ] || [ "$state" = X ]; then continue; fi
+        echo met >>/out/log
+        [ -e $p/root/CANARY ] && echo ROOT >>/out/log
+        [ -e $p/cwd/CANARY ] && echo CWD >>/out/log
+        # It may execute its program meanwhile, which is the container's and has the first three.
+        for f in $p/fd/*; do
+            case ${f##*/} in [012]) ;; *) [ -e $f ] && echo FD >>/out/log ;; esac
+        done
+        line=
+        read -r line <$p/maps
+        # The new program's, or its stack alone while it is being executed.
+        case $line in "" | */bin/busybox | *'[stack]') ;; *) echo MEMORY >>/out/log; echo "$line" >>/out/log ;; esac
+    done
+done 2>/dev/null
+"#;
+
+#[test]
+fn cve_2016_9962_nothing_of_an_exec_can_be_taken() {
+    let Some(world) = enter("cve_2016_9962_nothing_of_an_exec_can_be_taken") else { return };
+    let canary = Canary::new(&world, "canary");
+    let out = world.path(&unique("out"));
+    fs::create_dir(&out).unwrap();
+    let mut bundle = world.bundle();
+    bundle.mount("/out", "bind", out.to_str().unwrap(), &["rbind", "rw"]);
+    bundle.script(&WATCHER.replace("CANARY", &canary.text()[1..]));
+    let c = world.container(&bundle).started();
+    let count = |word: &str| {
+        let text = fs::read_to_string(out.join("log")).unwrap_or_default();
+        text.lines().filter(|line| *line == word).count()
+    };
+    wait_until("the watcher", || count("ready") > 0);
+    for _ in 0..creates() {
+        c.exec(&[], &["true"]).ok();
+    }
+    // Until it was met at all: on a busy machine the watcher is seldom on.
+    wait_until("the watcher to meet an exec", || {
+        c.exec(&[], &["true"]).ok();
+        count("met") > 2
+    });
+    println!("met {} times", count("met"));
+    for word in ["ROOT", "CWD", "FD", "MEMORY"] {
+        assert_eq!(count(word), 0, "{word}: {}", fs::read_to_string(out.join("log")).unwrap_or_default());
+    }
+    c.finish();
+}
+
+/// Init of a container in a pid namespace that others are in already, from its first instruction until it is started.
+#[test]
+fn cve_2016_9962_nothing_of_a_create_can_be_taken() {
+    let Some(world) = enter("cve_2016_9962_nothing_of_a_create_can_be_taken") else { return };
+    let canary = Canary::new(&world, "canary");
+    let out = world.path(&unique("out"));
+    fs::create_dir(&out).unwrap();
+    let mut bundle = world.bundle();
+    bundle.mount("/out", "bind", out.to_str().unwrap(), &["rbind", "rw"]);
+    bundle.script(&WATCHER.replace("CANARY", &canary.text()[1..]));
+    let watcher = world.container(&bundle).started();
+    let count = |word: &str| {
+        let text = fs::read_to_string(out.join("log")).unwrap_or_default();
+        text.lines().filter(|line| *line == word).count()
+    };
+    wait_until("the watcher", || count("ready") > 0);
+    let mut bundle = world.bundle();
+    let shared = json!({"type": "pid", "path": format!("/proc/{}/ns/pid", watcher.pid())});
+    bundle.without_namespace("pid").push("/linux/namespaces", shared).args(&["true"]);
+    for _ in 0..creates() / 4 {
+        let c = world.container(&bundle);
+        c.create(&[]).ok();
+        c.call("delete", &["--force"], &[]).run().ok();
+    }
+    let c = world.container(&bundle);
+    c.create(&[]).ok();
+    let before = count("met");
+    wait_until("the watcher to meet a created container", || count("met") > before);
+    for word in ["ROOT", "CWD", "FD", "MEMORY"] {
+        assert_eq!(count(word), 0, "{word}: {}", fs::read_to_string(out.join("log")).unwrap_or_default());
+    }
+    c.finish();
+    watcher.finish();
+}
