@@ -6,6 +6,7 @@
 //!
 //! `DAVIT_RUNTIME_TYPE` names another shim to run the same tests with (`io.containerd.runc.v2`, to prove the tests),
 //! `DAVIT_RUNTIME` another command line runtime for podman and dockerd (a path).
+#![forbid(unsafe_code)]
 
 pub mod containerd;
 pub mod docker;

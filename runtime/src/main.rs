@@ -1,4 +1,5 @@
 //! The `davit` binary: arguments to a command, nothing else.
+#![forbid(unsafe_code)]
 
 use davit::sys::bump::Bump;
 

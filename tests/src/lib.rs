@@ -7,6 +7,7 @@
 //! The runtime is `$DAVIT_RUNTIME` if set (`DAVIT_RUNTIME=/usr/sbin/runc` shows that the tests ask for what
 //! runc does), else `$DAVIT_BIN`, else what `hack/build` has made last.
 //! A test that can't run here prints `SKIPPED <test>: <reason>` and passes; `hack/test` counts those lines.
+#![forbid(unsafe_code)]
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -22,9 +23,9 @@ mod call;
 pub mod calls;
 mod container;
 pub mod device_rules;
-pub mod fuse;
 #[cfg(target_arch = "x86_64")]
 pub mod errnos;
+pub mod fuse;
 pub mod host;
 pub mod limits;
 pub mod sources;

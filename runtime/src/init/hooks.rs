@@ -74,6 +74,7 @@ impl HookOutput {
     }
 }
 
+#[allow(clippy::disallowed_methods, reason = "a file of the host that an annotation names")]
 fn append(annotation: &str, path: &Path) -> Result<File, Failure> {
     if !path.is_absolute() {
         return Err(Failure::other(

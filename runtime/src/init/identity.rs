@@ -90,7 +90,7 @@ pub fn assume(identity: &Identity, proc: &ProcFs) -> Result<(), Failure> {
     nix::sys::stat::umask(nix::sys::stat::Mode::from_bits_truncate(identity.umask));
     // runc: as root first, since the user may lack the right to a parent; again as the user, whose home
     // may be on a file system that keeps root out.
-    let as_root = chdir(&identity.cwd);
+    let as_root = change_directory(&identity.cwd);
     let sets = &identity.capabilities;
     capabilities::drop_bounding(sets).during("drop bounding capabilities", String::new)?;
     prctl::set_keepcaps(true).during("keep capabilities", String::new)?;
@@ -109,7 +109,7 @@ pub fn assume(identity: &Identity, proc: &ProcFs) -> Result<(), Failure> {
     set_gid(identity.gid).during("set gid", || identity.gid.to_string())?;
     set_uid(identity.uid).during("set uid", || identity.uid.to_string())?;
     if as_root.is_err() {
-        chdir(&identity.cwd)
+        change_directory(&identity.cwd)
             .during("chdir to cwd", || format!("({:?}) set in config.json failed", identity.cwd))?;
     }
     verify_cwd()?;
@@ -117,6 +117,14 @@ pub fn assume(identity: &Identity, proc: &ProcFs) -> Result<(), Failure> {
     capabilities::apply(sets).during("apply capabilities", String::new)?;
     // Changing ids has made the process dumpable; until exec it still holds the runtime's descriptors.
     prctl::set_dumpable(false).during("make undumpable", String::new)
+}
+
+#[allow(
+    clippy::disallowed_methods,
+    reason = "looked up as the program would; where it led is verified (verify_cwd)"
+)]
+fn change_directory(cwd: &Path) -> nix::Result<()> {
+    chdir(cwd)
 }
 
 /// Whether the user namespace denies setgroups(2) (user_namespaces(7), kernel 3.19).

@@ -10,7 +10,7 @@ use nix::sys::stat::Mode;
 use oci_spec::runtime::LinuxNamespaceType;
 
 use super::{Context, Failure};
-use crate::path::ProcFs;
+use crate::path::{ProcFs, host};
 use crate::plan::{Join, KeptGroups};
 use crate::sys::process::{namespace_type, pidfd_send_signal, setns};
 
@@ -31,9 +31,9 @@ pub fn open_namespaces(joins: &[Join]) -> Result<Vec<Opened>, Failure> {
         .iter()
         .map(|join| {
             let path = join.path.display().to_string();
-            let flags = OFlag::O_RDONLY | OFlag::O_CLOEXEC | OFlag::O_NOCTTY | OFlag::O_NONBLOCK;
-            let fd = nix::fcntl::open(&join.path, flags, Mode::empty())
-                .during(&format!("open {} namespace", join.kind), || &path)?;
+            let flags = OFlag::O_RDONLY | OFlag::O_NOCTTY | OFlag::O_NONBLOCK;
+            let fd =
+                host::open(&join.path, flags).during(&format!("open {} namespace", join.kind), || &path)?;
             Ok(Opened { kind: join.kind, path, fd })
         })
         .collect()

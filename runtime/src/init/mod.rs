@@ -3,6 +3,7 @@
 //! The process is a fork of the runtime without an exec, so the plan is in memory. It is not dumpable and
 //! dies with the runtime until it is set up (rule 6); every descriptor that it has opened closes at exec
 //! (rule 5).
+#![cfg_attr(not(test), deny(clippy::disallowed_methods))]
 
 mod channel;
 mod failure;

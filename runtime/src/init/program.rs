@@ -54,6 +54,7 @@ fn failure(name: &CStr, reason: impl Into<String>) -> Failure {
 }
 
 /// Whether a path can be executed: a file, not a directory, with the permission.
+#[allow(clippy::disallowed_methods, reason = "looked up as execve does, as the program's user")]
 fn check(path: &CStr) -> Result<(), i32> {
     let found = stat(path).map_err(|e| e as i32)?;
     if found.st_mode & libc::S_IFMT == libc::S_IFDIR {
@@ -78,6 +79,7 @@ pub fn exec(path: &CStr, program: &Program, env: &[CString]) -> Failure {
 }
 
 /// The interpreter of a `#!` line.
+#[allow(clippy::disallowed_methods, reason = "looked up as execve does, as the program's user")]
 fn interpreter(path: &CStr) -> Option<String> {
     // What could not be executed a moment ago may be a FIFO now.
     let flags = OFlag::O_RDONLY | OFlag::O_NONBLOCK | OFlag::O_NOCTTY | OFlag::O_CLOEXEC;
@@ -124,6 +126,7 @@ pub(crate) fn passwd_home(text: &[u8], uid: u32) -> Option<String> {
 ///
 /// # Errors
 /// Those of open(2).
+#[allow(clippy::disallowed_methods, reason = "the root of the calling process")]
 pub fn current_root() -> std::io::Result<RootDir> {
     let flags = OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
     Ok(RootDir::new(nix::fcntl::open("/", flags, Mode::empty())?))

@@ -80,6 +80,7 @@ impl Rootfs {
     ///
     /// # Errors
     /// EPERM, ENOSPC, EROFS.
+    #[allow(clippy::disallowed_methods, reason = "whether the host has the target")]
     pub fn make_symlink(&mut self, path: &Path, target: &str, only_if_target: bool) -> Result<(), Failure> {
         let name = || path.display().to_string();
         if only_if_target && nix::unistd::access(target, nix::unistd::AccessFlags::F_OK).is_err() {

@@ -60,6 +60,7 @@ impl New<'_> {
     ///
     /// # Errors
     /// Those of mount(2).
+    #[allow(clippy::disallowed_methods, reason = "a descriptor below the host's /proc/self/fd")]
     pub fn mount2(&self, options: &Options, target: BorrowedFd<'_>, proc: &ProcFs) -> Result<(), Failure> {
         let name = || self.kind.to_string_lossy().into_owned();
         let mut data: Vec<Vec<u8>> = Vec::new();

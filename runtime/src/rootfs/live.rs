@@ -46,6 +46,7 @@ pub fn add(
 ///
 /// # Errors
 /// EINVAL where nothing is mounted, and for mounts that another user namespace has locked.
+#[allow(clippy::disallowed_methods, reason = "a descriptor below the host's /proc/self/fd")]
 pub fn remove(root: &RootDir, destination: &Path, proc: &ProcFs) -> Result<(), Failure> {
     let step = "unmount";
     let name = || destination.display().to_string();

@@ -2,6 +2,7 @@
 //!
 //! Runs in the container's process, in its own mount namespace. The rootfs is hostile (rule 1), so every
 //! path in it goes through [`RootDir`], and every mount goes from one descriptor onto another (rule 2).
+#![cfg_attr(not(test), deny(clippy::disallowed_methods))]
 
 mod cgroups;
 mod change;
@@ -21,10 +22,9 @@ use std::path::{Component, Path, PathBuf};
 
 use nix::fcntl::{AT_FDCWD, OFlag};
 use nix::mount::MsFlags;
-use nix::sys::stat::Mode;
 
 use crate::init::{Context, Failure};
-use crate::path::{ProcFs, RootDir};
+use crate::path::{ProcFs, RootDir, host};
 use crate::plan::Mount;
 use crate::sys::mount::{MountAttr, Reach, clone_tree, move_mount};
 
@@ -57,6 +57,7 @@ pub struct Rootfs {
 ///
 /// # Errors
 /// EPERM.
+#[allow(clippy::disallowed_methods, reason = "the root, of the host still")]
 pub fn slave_mounts() -> Result<(), Failure> {
     nix::mount::mount(None::<&str>, "/", None::<&str>, MsFlags::MS_SLAVE | MsFlags::MS_REC, None::<&str>)
         .during("make mounts slave", || "/")
@@ -71,9 +72,7 @@ impl Rootfs {
         let name = || path.display().to_string();
         let cpath = crate::sys::cstring(path).during("open rootfs", name)?;
         let tree = clone_tree(AT_FDCWD, &cpath, Reach::Tree).during("open rootfs", name)?;
-        let below =
-            nix::fcntl::open(path, OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC, Mode::empty())
-                .during("open rootfs", name)?;
+        let below = host::open(path, OFlag::O_PATH | OFlag::O_DIRECTORY).during("open rootfs", name)?;
         move_mount(tree.as_fd(), below.as_fd()).during("mount rootfs", name)?;
         Ok(Rootfs {
             root: RootDir::new(tree),
@@ -163,8 +162,7 @@ impl Rootfs {
     /// When it is not the null device.
     pub fn open_null(&mut self) -> Result<(), Failure> {
         let path = "/dev/null";
-        let null = nix::fcntl::open(path, OFlag::O_PATH | OFlag::O_CLOEXEC, Mode::empty())
-            .during("open", || path)?;
+        let null = host::open(Path::new(path), OFlag::O_PATH).during("open", || path)?;
         let stat = nix::sys::stat::fstat(&null).during("stat", || path)?;
         if stat.st_mode & libc::S_IFMT != libc::S_IFCHR || stat.st_rdev != libc::makedev(1, 3) {
             return Err(Failure::other("open", path, "is not the null device"));

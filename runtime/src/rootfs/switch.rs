@@ -13,7 +13,7 @@ use nix::unistd::{chdir, chroot, fchdir, pivot_root};
 
 use super::{Change, Rootfs};
 use crate::init::{Context, Failure};
-use crate::path::ProcFs;
+use crate::path::{ProcFs, host};
 use crate::plan::SwitchRoot;
 use crate::sys::mount::{MountAttr, Reach};
 
@@ -21,6 +21,7 @@ use crate::sys::mount::{MountAttr, Reach};
 ///
 /// # Errors
 /// EINVAL when the rootfs is on a ramdisk (`--no-pivot` is for that).
+#[allow(clippy::disallowed_methods, reason = "the working directory, which is a descriptor's, and the root")]
 pub fn switch_root(rootfs: &Rootfs, how: SwitchRoot) -> Result<(), Failure> {
     fchdir(rootfs.root().as_fd()).during("change directory to", || "rootfs")?;
     match how {
@@ -31,8 +32,8 @@ pub fn switch_root(rootfs: &Rootfs, how: SwitchRoot) -> Result<(), Failure> {
             umount2(".", MntFlags::MNT_DETACH).during("unmount old root", String::new)?;
         }
         SwitchRoot::PivotShared => {
-            let flags = OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
-            let old = nix::fcntl::open("/", flags, Mode::empty()).during("open", || "/")?;
+            let flags = OFlag::O_PATH | OFlag::O_DIRECTORY;
+            let old = host::open(Path::new("/"), flags).during("open", || "/")?;
             pivot_root(".", ".").during("pivot_root", String::new)?;
             // Here "." is the new root still; only umount2(2) would look at what is stacked on it.
             fchdir(&old).during("change directory to", || "old root")?;
@@ -55,6 +56,7 @@ pub fn switch_root(rootfs: &Rootfs, how: SwitchRoot) -> Result<(), Failure> {
 ///
 /// # Errors
 /// EPERM.
+#[allow(clippy::disallowed_methods, reason = "the working directory, which is a descriptor's, and the root")]
 pub fn enter_root(root: BorrowedFd<'_>) -> Result<(), Failure> {
     fchdir(root).during("change directory to", || "root of the container")?;
     chroot(".").during("chroot to", || "root of the container")?;
@@ -66,6 +68,7 @@ pub fn enter_root(root: BorrowedFd<'_>) -> Result<(), Failure> {
 ///
 /// # Errors
 /// EINVAL, EPERM.
+#[allow(clippy::disallowed_methods, reason = "the root, of the host still")]
 pub fn host_propagation(flag: u64, reach: Reach, rootfs: &Path, change: &Change) -> Result<(), Failure> {
     let recursive = if reach == Reach::Tree { MsFlags::MS_REC } else { MsFlags::empty() };
     let flags = MsFlags::from_bits_truncate(flag) | recursive;
@@ -73,7 +76,7 @@ pub fn host_propagation(flag: u64, reach: Reach, rootfs: &Path, change: &Change)
         .during("set propagation of", || "/")?;
     let name = || rootfs.display().to_string();
     let open = OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
-    let mut at = nix::fcntl::open(rootfs, open, Mode::empty()).during("open rootfs", name)?;
+    let mut at = host::open(rootfs, open).during("open rootfs", name)?;
     let private = MountAttr { propagation: libc::MS_PRIVATE, ..MountAttr::default() };
     // Upwards to the root of the mount: other descriptors are EINVAL.
     for _ in 0..MAX_DEPTH {
@@ -96,6 +99,7 @@ const MAX_DEPTH: usize = 2048;
 ///
 /// # Errors
 /// Those of umount2(2) and mount(2).
+#[allow(clippy::disallowed_methods, reason = "mount points of the host, whose root it is still")]
 pub fn hide_host_filesystems(proc: &ProcFs, rootfs: &Path) -> Result<(), Failure> {
     let mut table = String::new();
     let file = proc.open(Path::new("self/mountinfo"), OFlag::O_RDONLY).during("open", || "mountinfo")?;
