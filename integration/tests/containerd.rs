@@ -8,7 +8,7 @@ use std::sync::mpsc;
 use std::thread;
 use std::time::Duration;
 
-use davit_integration::containerd::Containerd;
+use davit_integration::containerd::{Containerd, Options};
 use davit_integration::setup::{self, Release};
 use davit_integration::terminal::{self, OnTerminal};
 use davit_integration::{poll, skip};
@@ -49,7 +49,8 @@ macro_rules! versions {
 }
 
 versions!([exit_codes missing_program stdin_reaches_the_container output_arrives_complete terminal_has_the_size
-    execs lifecycle attach events_in_order oom_is_told_before_the_exit restarts_of_one_container]);
+    execs lifecycle attach events_in_order oom_is_told_before_the_exit restarts_of_one_container
+    options_of_run kills checkpoint_is_refused]);
 
 fn exit_codes(daemon: &Containerd) {
     for round in 0..TIMES {
@@ -304,6 +305,125 @@ fn restarts_of_one_container(daemon: &Containerd) {
         assert_eq!(call.code, 5, "round {round}: {}", call.err);
     }
     daemon.ok(&["container", "rm", &id]);
+}
+
+/// Options of `ctr run`, and a script whose output shows what they did. `DIR` is the daemon's folder.
+const RUN_OPTIONS: &[(&[&str], &str, &str)] = &[
+    (&["--read-only"], "touch /x 2>/dev/null; echo $?", "1\n"),
+    (&["--cwd", "/tmp", "--env", "A=b"], "echo $PWD $A", "/tmp b\n"),
+    (&["--user", "12:34"], "id -u; id -g", "12\n34\n"),
+    (
+        &["--mount", "type=bind,src=DIR,dst=/v,options=rbind:ro"],
+        "test -e /v/config.toml; touch /v/x; echo $?",
+        "1\n",
+    ),
+    (
+        &["--mount", "type=tmpfs,src=tmpfs,dst=/t,options=size=64k"],
+        "df -k /t | tail -n 1 | tr -s ' ' | cut -d' ' -f2",
+        "64\n",
+    ),
+    (&["--cap-drop", "CAP_CHOWN"], "chown 5 /tmp 2>/dev/null; echo $?", "1\n"),
+    (
+        &["--seccomp"],
+        "grep Seccomp: /proc/self/status | cut -f2; unshare -U true 2>/dev/null; echo $?",
+        "2\n1\n",
+    ),
+    (&["--allow-new-privs"], "grep NoNewPrivs /proc/self/status | cut -f2", "0\n"),
+    (&["--net-host"], "test -e /proc/self/ns/net; echo $?", "0\n"),
+    (&["--device", "/dev/fuse"], "test -c /dev/fuse; echo $?", "0\n"),
+    (&["--privileged"], "grep -q '^CapEff:.*ff' /proc/self/status; echo $?", "0\n"),
+    (&["--label", "a=b", "--annotation", "c=d", "--null-io"], "echo to nobody", ""),
+];
+
+fn options_of_run(daemon: &Containerd) {
+    let dir = daemon.dir().to_string_lossy().into_owned();
+    let help = daemon.ctr(&["run", "--help"]).out;
+    for (options, script, wanted) in RUN_OPTIONS {
+        // ctr 1.6 has no --user.
+        if options.contains(&"--user") && !help.contains("--user") {
+            continue;
+        }
+        let options: Vec<String> = options.iter().map(|word| word.replace("DIR", &dir)).collect();
+        let words: Vec<&str> = std::iter::once("--rm").chain(options.iter().map(String::as_str)).collect();
+        let call = daemon.run(&words, &daemon.id(), &["sh", "-c", script]);
+        assert_eq!(
+            (call.code, call.out.as_str()),
+            (0, *wanted),
+            "{options:?}: {}\n{}",
+            call.err,
+            daemon.log()
+        );
+    }
+    // Limits, seen from outside.
+    let id = daemon.id();
+    let limits = ["-d", "--memory-limit", "67108864", "--cpus", "0.5", "--pid-file", &format!("{dir}/pid")];
+    assert_eq!(daemon.run(&limits, &id, &["sleep", "1000"]).code, 0, "{}", daemon.log());
+    let metrics = daemon.ok(&["task", "metrics", &id]);
+    assert!(metrics.contains("67108864"), "{metrics}");
+    let pid = std::fs::read_to_string(format!("{dir}/pid")).expect("pid file");
+    assert_eq!(pid.trim().parse().ok(), daemon.pid_of(&id));
+    daemon.remove(&id);
+}
+
+/// Another runtime under our shim, by its file. ctr takes the option only for a shim of runc's name.
+#[test]
+fn another_runtime() {
+    if let Some(reason) = setup::missing() {
+        skip!("{reason}");
+    }
+    if let Err(e) = Release::Sid.bin() {
+        skip!("packages of sid: {e:#}");
+    }
+    let runc = Release::Sid.bin().expect("tree").join("runc");
+    let options = Options { drop_in: true, ..Options::default() };
+    let daemon = Containerd::with(Release::Sid, options).expect("containerd");
+    let id = daemon.id();
+    let shim = ["run", "-d", "--runtime", "io.containerd.runc.v2", "--runc-binary", &runc.to_string_lossy()];
+    daemon.ok(&[&shim[..], &[setup::IMAGE, &id, "until-term", "8"]].concat());
+    let exec = daemon.ctr(&["task", "exec", "--exec-id", "x", &id, "sh", "-c", "echo inside; exit 3"]);
+    assert_eq!((exec.code, exec.out.as_str()), (3, "inside\n"), "{}", exec.err);
+    daemon.ok(&["task", "kill", "-s", "TERM", &id]);
+    poll::until("its end", 30, || (daemon.status(&id)? == "STOPPED").then_some(()));
+    assert!(daemon.ctr(&["task", "rm", &id]).err.contains("exit code 8"));
+    daemon.ok(&["container", "rm", &id]);
+    daemon.assert_nothing_left();
+}
+
+/// `kill --all`, a kill of an exec, and a delete by force.
+fn kills(daemon: &Containerd) {
+    let id = daemon.id();
+    assert_eq!(daemon.run(&["-d"], &id, &["sh", "-c", "sleep 1000 & sleep 1000"]).code, 0);
+    let exec = ["task", "exec", "--exec-id", "long", &id, "sleep", "2000"];
+    let mut child = daemon.ctr_command(&exec).spawn().expect("ctr task exec");
+    poll::until("the exec", 30, || daemon.ok(&["task", "ps", &id]).contains("long").then_some(()));
+    daemon.ok(&["task", "kill", "-s", "KILL", "--exec-id", "long", &id]);
+    let status = poll::until("the exec's end", 30, || child.try_wait().expect("wait"));
+    assert_eq!(status.code(), Some(137));
+    daemon.ok(&["task", "kill", "--all", "-s", "KILL", &id]);
+    poll::until("its end", 30, || (daemon.status(&id)? == "STOPPED").then_some(()));
+    // What has ended is not killed again.
+    assert!(daemon.ctr(&["task", "kill", &id]).err.contains("process already finished"));
+    assert!(daemon.ctr(&["task", "rm", &id]).err.contains("exit code 137"));
+    daemon.ok(&["container", "rm", &id]);
+    let id = daemon.id();
+    assert_eq!(daemon.run(&["-d"], &id, &["sleep", "1000"]).code, 0);
+    daemon.ctr(&["task", "rm", "--force", &id]);
+    poll::until("the task's removal", 30, || daemon.status(&id).is_none().then_some(()));
+    daemon.ok(&["container", "rm", &id]);
+}
+
+/// Checkpoint is not there yet and says so; the container runs on.
+fn checkpoint_is_refused(daemon: &Containerd) {
+    if !setup::is_davit() {
+        skip!("runc has it");
+    }
+    let id = daemon.id();
+    assert_eq!(daemon.run(&["-d"], &id, &["sleep", "1000"]).code, 0);
+    let call = daemon.ctr(&["task", "checkpoint", &id]);
+    assert_ne!(call.code, 0);
+    assert!(call.err.to_lowercase().contains("checkpoint"), "{}", call.err);
+    assert_eq!(daemon.status(&id).as_deref(), Some("RUNNING"));
+    daemon.remove(&id);
 }
 
 /// At rest the shim has one thread and makes no system call in ten seconds.
