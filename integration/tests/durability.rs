@@ -5,7 +5,8 @@
 
 use std::collections::BTreeMap;
 use std::fs;
-use std::io::{BufRead, BufReader};
+use std::io::{BufRead, BufReader, ErrorKind};
+use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::process::{Child, Stdio};
 use std::sync::{Arc, Mutex};
@@ -150,11 +151,20 @@ fn deaths(release: Release) {
         // A shim that nobody knows of ends by itself.
         poll::within(90, || {
             left = leaks::left(daemon.namespace(), daemon.dir());
-            left.is_empty().then_some(())
+            left.iter().all(|line| line.starts_with("socket ")).then_some(())
         });
+        // Where containerd's own removal of the bundle is faster than the `delete` it runs after a dead shim, nobody
+        // is asked to remove the socket: the file stays, with any shim.
+        left.retain(|line| !line.strip_prefix("socket ").is_some_and(is_dead));
         assert!(left.is_empty(), "{what}: left\n{}\n{}", left.join("\n"), daemon.log());
     }
     println!("struck: {struck:?}");
+}
+
+/// Removes a socket that nobody listens on any more; whether it was one.
+fn is_dead(socket: &str) -> bool {
+    let refused = UnixStream::connect(socket).is_err_and(|e| e.kind() == ErrorKind::ConnectionRefused);
+    refused && fs::remove_file(socket).is_ok()
 }
 
 /// Kills; whether there was anything to kill.
@@ -176,17 +186,11 @@ fn strike(daemon: &Containerd, victim: Victim, dice: u64) -> bool {
     }
 }
 
-/// Shims that containerd has reached. One that dies before leaves its socket with any shim, since containerd runs no
-/// `delete` then.
+/// Shims, without those that are one call of containerd's.
 fn serving(daemon: &Containerd) -> impl Iterator<Item = i32> {
     daemon.shims().into_iter().filter(|pid| {
-        let links = fs::read_dir(format!("/proc/{pid}/fd")).into_iter().flatten().flatten();
-        let sockets = links.filter(|link| {
-            fs::read_link(link.path()).is_ok_and(|target| target.to_string_lossy().starts_with("socket:"))
-        });
         let line = fs::read_to_string(format!("/proc/{pid}/cmdline")).unwrap_or_default();
-        // The one that listens, and a connection.
-        !line.ends_with("start\0") && !line.ends_with("delete\0") && sockets.count() > 1
+        !line.ends_with("start\0") && !line.ends_with("delete\0")
     })
 }
 
