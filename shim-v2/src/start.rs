@@ -288,6 +288,8 @@ mod tests {
         child.kill().unwrap();
         let error = std::iter::repeat_with(|| still_alive(pid)).find_map(Result::err).unwrap();
         assert!(error.to_string().contains("SIGKILL"), "{error}");
+        // Reaped already.
+        let _ = child.wait();
     }
 
     #[test]
