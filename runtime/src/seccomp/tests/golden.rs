@@ -230,7 +230,7 @@ pub(super) const DEFAULTS: [(&str, &str); 3] = [
 fn programs_decide_as_this_machines_libseccomp() {
     let dir = concat!(env!("CARGO_MANIFEST_DIR"), "/src/seccomp/testdata");
     let setting = |name: &str, default: &str| std::env::var(name).unwrap_or_else(|_| default.to_owned());
-    let output = std::process::Command::new("python3")
+    let output = std::process::Command::new("/usr/bin/python3")
         .arg(format!("{dir}/generate.py"))
         .args(["stream", &setting("SECCOMP_PROFILES", "500"), &setting("SECCOMP_SEED", "1")])
         .args(DEFAULTS.map(|(name, _)| format!("{dir}/defaults/{name}")))
