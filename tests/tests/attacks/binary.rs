@@ -111,7 +111,7 @@ static int enter(const char *pid, const char *kind) {
 }
 int main(int argc, char **argv) {
     /* As the interpreter of the image's entry point. */
-    if (argc < 3) { usleep(300000); return 0; }
+    if (argc < 3) { usleep(60000); return 0; }
     if (enter(argv[1], "pid") || enter(argv[1], "mnt")) return 1;
     /* The container's capabilities: its processes may not look into one that has more. */
     for (int cap = 0; cap < 64; cap++)
@@ -129,7 +129,7 @@ fn assert_the_exploit_works(world: &World) {
     let compiled = Command::new("cc").args(["-static", "-O1", "-o"]).arg(&weak).arg(&source).status();
     assert!(compiled.expect("cc").success());
     let attacker = Attacker::start(world, "/proc/self/exe");
-    for _ in 0..20 {
+    for _ in 0..200 {
         let pid = attacker.container.pid().to_string();
         // Busy while it is being overwritten.
         let _ = Command::new(&weak).args([&pid, "/entry"]).status();
