@@ -31,21 +31,20 @@ pub fn of(call: i64) -> &'static [i32] {
         | libc::SYS_sched_yield => &[],
         // It is closed all the same (close(2)).
         libc::SYS_close => &[EIO],
-        libc::SYS_open | libc::SYS_openat => &[ENOENT, EACCES, EMFILE, ENOMEM],
-        // Not ENOENT: it is believed that there is nothing to mask.
+        // Never ENOENT: that something is not there is believed, and is no error where it need not be.
+        libc::SYS_open | libc::SYS_openat => &[EACCES, EMFILE, ENOMEM],
         libc::SYS_openat2 => &[ENOSYS, EACCES, EMFILE, ELOOP, EAGAIN],
         libc::SYS_read | libc::SYS_pread64 | libc::SYS_readv => &[EIO, EINTR, ENOMEM],
         libc::SYS_write | libc::SYS_writev | libc::SYS_pwrite64 => &[EIO, ENOSPC, EINTR, EBUSY, EACCES],
-        libc::SYS_getdents64 => &[EIO, ENOENT],
+        libc::SYS_getdents64 => &[EIO],
         libc::SYS_mkdir | libc::SYS_mkdirat => &[EACCES, ENOSPC, EEXIST, EROFS],
-        libc::SYS_rmdir | libc::SYS_unlink | libc::SYS_unlinkat => &[EBUSY, EACCES, ENOENT],
+        libc::SYS_rmdir | libc::SYS_unlink | libc::SYS_unlinkat => &[EBUSY, EACCES],
         libc::SYS_rename | libc::SYS_renameat | libc::SYS_renameat2 => &[ENOSPC, EACCES],
         libc::SYS_mknod | libc::SYS_mknodat => &[EPERM, EEXIST, ENOSPC],
         libc::SYS_symlinkat | libc::SYS_symlink => &[EPERM, ENOSPC],
-        libc::SYS_stat | libc::SYS_lstat | libc::SYS_newfstatat | libc::SYS_fstat | libc::SYS_statx => {
-            &[ENOENT, EACCES, EIO]
-        }
-        libc::SYS_readlink | libc::SYS_readlinkat => &[ENOENT, EACCES, EINVAL],
+        libc::SYS_stat | libc::SYS_lstat | libc::SYS_newfstatat | libc::SYS_statx => &[EACCES, EIO],
+        libc::SYS_fstat => &[EIO, ENOMEM],
+        libc::SYS_readlink | libc::SYS_readlinkat => &[EACCES, EINVAL],
         libc::SYS_fstatfs | libc::SYS_statfs => &[EIO, ENOSYS],
         libc::SYS_mmap | libc::SYS_mprotect | libc::SYS_madvise => &[ENOMEM],
         libc::SYS_clone | libc::SYS_fork | libc::SYS_vfork => &[EAGAIN, ENOMEM],
@@ -95,7 +94,9 @@ pub fn other_ways(call: i64, errno: i32) -> &'static [&'static str] {
         (libc::SYS_mknodat, EPERM) => &["devtmpfs"],
         (libc::SYS_fsopen | libc::SYS_fsconfig | libc::SYS_fsmount, EPERM) => &["/sys"],
         // An image's passwd that can't be read is as good as none.
-        (libc::SYS_openat2 | libc::SYS_fstat | libc::SYS_read | libc::SYS_statx, _) => &["HOME="],
+        (libc::SYS_openat | libc::SYS_openat2 | libc::SYS_fstat | libc::SYS_read | libc::SYS_statx, _) => {
+            &["HOME="]
+        }
         _ => &[],
     }
 }

@@ -56,7 +56,7 @@ fn sweep(test: &str, variable: &str, default: usize, acts: impl Fn(Made) -> Vec<
     if world.is_runc() {
         return skip(test, "promises that only davit makes").unwrap_or_default();
     }
-    let first = Life::new(&world);
+    let first = Life::new(&world, variable);
     let mut cases = Vec::new();
     let mut calls = BTreeMap::new();
     for command in COMMANDS {
@@ -78,7 +78,7 @@ fn sweep(test: &str, variable: &str, default: usize, acts: impl Fn(Made) -> Vec<
     std::thread::scope(|scope| {
         for _ in 0..workers {
             scope.spawn(|| {
-                let life = Life::new(&world);
+                let life = Life::new(&world, variable);
                 while let Some(case) = picked.get(next.fetch_add(1, Ordering::Relaxed)) {
                     match life.try_case(case.command, case.act) {
                         Ok(outcome) => {
