@@ -322,10 +322,17 @@ fn update_tells_systemd() {
     let properties = show(&unit.name);
     assert_eq!((properties["MemoryMax"].as_str(), properties["TasksMax"].as_str()), ("50331648", "33"));
     let scope = cgroup_of(unit.container.pid());
+    // One of the pair alone: the other stays, for systemd too.
+    unit.davit(&["update", "--cpu-quota", "20000", "--cpu-period", "50000", &unit.container.id]).ok();
+    unit.davit(&["update", "--cpu-period", "40000", &unit.container.id]).ok();
+    assert_eq!(show(&unit.name)["CPUQuotaPerSecUSec"], "500ms");
+    unit.davit(&["update", "--cpu-quota", "10000", &unit.container.id]).ok();
+    assert_eq!(show(&unit.name)["CPUQuotaPerSecUSec"], "250ms");
+    let read = |file: &str| std::fs::read_to_string(scope.join(file)).unwrap().trim().to_owned();
+    assert_eq!(read("cpu.max"), "10000 40000");
     // A reload writes what systemd knows.
     systemd("systemctl", &["daemon-reload"]);
-    assert_eq!(std::fs::read_to_string(scope.join("memory.max")).unwrap().trim(), "50331648");
-    assert_eq!(std::fs::read_to_string(scope.join("pids.max")).unwrap().trim(), "33");
+    assert_eq!([read("memory.max"), read("pids.max"), read("cpu.max")], ["50331648", "33", "10000 40000"]);
     unit.finish();
 }
 

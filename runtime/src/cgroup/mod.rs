@@ -325,7 +325,8 @@ impl Cgroup {
         if let Some(unit) = &self.unit {
             // Before systemd writes the limit, which would not ask.
             resources::check_before_update(self, resources)?;
-            self.tell_systemd(unit, resources)?;
+            let whole = resources::with_bandwidth(self, resources);
+            self.tell_systemd(unit, whole.as_ref().unwrap_or(resources))?;
         }
         if let Some(rules) = resources.devices() {
             devices::update(self, rules)?;

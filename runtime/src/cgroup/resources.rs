@@ -50,6 +50,32 @@ pub(super) fn check_before_update(cgroup: &Cgroup, resources: &LinuxResources) -
     }
 }
 
+/// Quota and period go to systemd together, and what is not given stays: the same with the one that is in force.
+/// None when both are given, or neither.
+pub(super) fn with_bandwidth(cgroup: &Cgroup, resources: &LinuxResources) -> Option<LinuxResources> {
+    let mut cpu = resources.cpu().clone()?;
+    let quota = cpu.quota().filter(|n| *n != 0);
+    let period = cpu.period().filter(|n| *n != 0);
+    if quota.is_some() == period.is_some() {
+        return None;
+    }
+    let at = at(cgroup, "cpu").ok()?;
+    let (now, every) = match at.version {
+        Version::V1 => (at.dir.read("cpu.cfs_quota_us").ok()?, at.dir.read("cpu.cfs_period_us").ok()?),
+        Version::V2 => {
+            let text = at.dir.read("cpu.max").ok()?;
+            let (quota, period) = text.split_once(' ')?;
+            (quota.to_owned(), period.to_owned())
+        }
+    };
+    // `max` on v2.
+    cpu.set_quota(quota.or_else(|| Some(now.parse().unwrap_or(-1))));
+    cpu.set_period(period.or_else(|| every.parse().ok()));
+    let mut resources = resources.clone();
+    resources.set_cpu(Some(cpu));
+    Some(resources)
+}
+
 /// The directory where `controller` is.
 fn at<'c>(cgroup: &'c Cgroup, controller: &'static str) -> Result<At<'c>, Error> {
     let member = match cgroup.v1(controller) {

@@ -99,7 +99,11 @@ pub(in crate::cgroup) fn cpu(at: At<'_>, cpu: &LinuxCpu) -> Result<(), Error> {
         writes.reverse();
     }
     for (file, value) in writes {
-        value.as_ref().map_or(Ok(()), |value| write(file, value))?;
+        match value.as_ref().map_or(Ok(()), |value| write(file, value)) {
+            // systemd has made it idle already.
+            Err(e) if e.errno() == Some(Errno::EINVAL) && file == "cpu.weight" && cpu.idle() == Some(1) => {}
+            result => result?,
+        }
     }
     let max = cpu_max(at.dir, cpu)?;
     let mut burst = cpu.burst().map(|n| n.to_string());
