@@ -152,6 +152,8 @@ fn the_agent_is_told_of_the_process() {
     let mut expected = expected;
     expected["pid"] = json!(execed);
     expected["state"]["status"] = json!("running");
+    // The agent writes down what it was told after it has answered.
+    wait_until("the second state", || agent.states().len() == 2);
     assert_eq!(agent.states().pop().unwrap()["state"], expected);
     c.finish();
 }

@@ -36,6 +36,7 @@ use crate::seccomp::Filter;
 use crate::security::{apparmor, keyring, selinux};
 use crate::sys::fs::close_on_exec_from;
 use crate::sys::prctl;
+use crate::sys::process::{RLimit, Resource};
 use crate::sys::signal::{BrokenPipe, exit_on, set_broken_pipe};
 
 /// How init is held back until the user's program may start.
@@ -92,6 +93,8 @@ struct Init<'a> {
     descriptors: Option<Descriptors>,
     /// Whether all but the program's descriptors close at execve.
     closing: bool,
+    /// The program's limit of descriptors, while init still needs more.
+    descriptor_limit: Option<RLimit>,
     /// Whether a seccomp filter is in force.
     filtered: bool,
     /// Whether the program is safe from the runtime's end already.
@@ -102,6 +105,9 @@ struct Init<'a> {
     /// For hooks: init clears its own.
     caller_umask: nix::sys::stat::Mode,
 }
+
+/// The limit of descriptors.
+const DESCRIPTORS: Resource = libc::RLIMIT_NOFILE as Resource;
 
 /// Exit code of a container process that failed before execve, as runc's init.
 const INIT_FAILED: i32 = 255;
@@ -117,6 +123,7 @@ pub fn run(context: InitContext<'_>) -> ! {
         filter: None,
         descriptors: None,
         closing: false,
+        descriptor_limit: None,
         filtered: false,
         independent: false,
         started: None,
@@ -199,7 +206,7 @@ impl Init<'_> {
             Step::Sysctl(path, value) => self.sysctl(path, value),
             Step::ReadonlyPath(path) => self.rootfs()?.readonly_path(path),
             Step::MaskPath(path) => self.rootfs_mut()?.mask_path(path),
-            Step::Rlimits(limits) => identity::set_rlimits(0, limits),
+            Step::Rlimits(limits) => self.set_rlimits(limits),
             Step::Personality(domain) => identity::set_personality(*domain),
             Step::MemoryPolicy { name, mode, nodes } => {
                 crate::sys::sched::set_memory_policy(*mode, nodes).during("set linux.memoryPolicy", || name)
@@ -440,7 +447,22 @@ impl Init<'_> {
     }
 
     /// Marks all descriptors but the program's; those opened later are marked as they are opened.
+    /// Sets all limits, but of descriptors only the hard one: with few of them init could not go on.
+    fn set_rlimits(&mut self, limits: &[(Resource, RLimit)]) -> Result<(), Failure> {
+        let mut now = limits.to_vec();
+        let low =
+            |(resource, limit): &&mut (Resource, RLimit)| *resource == DESCRIPTORS && limit.soft < limit.hard;
+        for (_, limit) in now.iter_mut().filter(low) {
+            self.descriptor_limit = Some(*limit);
+            limit.soft = limit.hard;
+        }
+        identity::set_rlimits(0, &now)
+    }
+
     fn close_at_exec(&mut self) -> Result<(), Failure> {
+        if let Some(limit) = self.descriptor_limit.take() {
+            identity::set_rlimits(0, &[(DESCRIPTORS, limit)])?;
+        }
         if !self.closing {
             let keep = self.context.preserve_fds.saturating_add(3);
             let list = || self.context.proc.open(Path::new("self/fd"), OFlag::O_RDONLY | OFlag::O_DIRECTORY);

@@ -350,7 +350,11 @@ pub fn daemon_that_dies_during_create(daemon: &Daemon) {
             }
             Err(refusal) => {
                 assert_eq!(refusal.code, 5);
-                // Perhaps it is made meanwhile, and then removed.
+                // The shim may read the dead connection's Create after this one's calls.
+                let late = Instant::now() + Duration::from_millis(500);
+                while client.pids(&id).is_err() && Instant::now() < late {
+                    std::thread::sleep(Duration::from_millis(5));
+                }
                 let _ = client.delete(&id, "");
             }
         }

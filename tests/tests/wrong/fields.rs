@@ -154,7 +154,7 @@ const VALUES: &[Row] = &[
     ("/mounts/1/options", "[\"bogus=1\"]", "/dev"),
     ("/mounts/1/options", "[\"no\\u0000option\"]", "NUL byte"),
     ("/mounts/2/options", "[\"gid=bogus\"]", "/dev/pts"),
-    ("/mounts/-", "{\"destination\":\"/\",\"type\":\"tmpfs\"}", "mounts"),
+    ("/mounts/-", "{\"destination\":\"/\",\"type\":\"proc\"}", "mounts"),
     ("/mounts/-", "{\"destination\":\"/proc/sys\",\"type\":\"tmpfs\"}", "inside /proc"),
     ("/mounts/-", "{\"destination\":\"/proc/self/attr\",\"type\":\"bind\",\"source\":\"/tmp\",\"options\":[\"bind\"]}", "/proc/self/attr"),
     ("/mounts/-", "{\"destination\":\"/toproc/sys\",\"type\":\"tmpfs\"}", "inside /proc"),
