@@ -43,7 +43,7 @@ const OPTIONS: &[(&str, &str)] = &[
     ("--network none", "ls /sys/class/net"),
     (
         "--network bridge --dns 9.9.9.9 --add-host a.b:1.2.3.4",
-        "ls /sys/class/net; grep 9.9 /etc/resolv.conf; grep a.b /etc/hosts",
+        "ls /sys/class/net; grep -F 9.9 /etc/resolv.conf; grep -F a.b /etc/hosts",
     ),
     ("--cgroupns host", "cut -d: -f1,2 /proc/self/cgroup | sort"),
     ("--cgroupns private", "sort /proc/self/cgroup"),
