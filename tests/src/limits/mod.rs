@@ -189,12 +189,9 @@ pub fn settings(pid: i32) -> BTreeMap<String, String> {
     for (hierarchy, dir) in host::cgroups_of(pid) {
         for entry in fs::read_dir(&dir).into_iter().flatten().flatten() {
             let Ok(name) = entry.file_name().into_string() else { continue };
-            if entry
-                .metadata()
-                .is_ok_and(|file| file.is_file() && is_setting(&name, file.permissions().mode()))
-                && let Some(text) = content(&dir.join(&name))
-            {
-                all.insert(format!("{hierarchy}/{name}"), text);
+            let wanted = |file: &fs::Metadata| file.is_file() && is_setting(&name, file.permissions().mode());
+            if entry.metadata().is_ok_and(|file| wanted(&file)) {
+                all.extend(content(&dir.join(&name)).map(|text| (format!("{hierarchy}/{name}"), text)));
             }
         }
     }
