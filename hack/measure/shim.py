@@ -120,16 +120,16 @@ class Events(threading.Thread):
     @staticmethod
     def serve(peer):
         data = peer.makefile("rb")
-        while header := data.read(10):
-            length, stream, _, _ = struct.unpack(">IIBB", header)
-            data.read(length)
-            # An empty Status is "OK".
-            reply = varint(1 << 3 | 2) + varint(0)
-            try:
+        try:
+            while header := data.read(10):
+                length, stream, _, _ = struct.unpack(">IIBB", header)
+                data.read(length)
+                # An empty Status is "OK".
+                reply = varint(1 << 3 | 2) + varint(0)
                 peer.sendall(struct.pack(">IIBB", len(reply), stream, 2, 0) + reply)
-            except OSError:
-                # A shim that has ended does not wait for its last answer.
-                return
+        except OSError:
+            # A shim that has ended does not wait for its last answer.
+            return
 
 
 class Shim:

@@ -94,6 +94,19 @@ fn compile_prints_the_program() {
 }
 
 #[test]
+fn compile_tells_how_long_it_takes() {
+    let Some(world) = enter("compile_tells_how_long_it_takes") else { return };
+    let profile = default_profile("containerd");
+    let compile = |flags: &[&str]| world.call(&[&["seccomp"], flags, &["compile", &profile]].concat()).run();
+    let json = compile(&["--json", "--rounds", "3"]).ok().json();
+    assert_eq!(json["rounds"], 3);
+    assert!(json["leastNanoseconds"].as_u64().unwrap() > 0, "{json}");
+    let text = compile(&["--rounds", "1"]).ok().stdout;
+    assert!(text.ends_with(" µs, the least of 1 rounds\n"), "{text}");
+    compile(&["--rounds", "0"]).fails(1, "invalid value \"0\" for flag -rounds");
+}
+
+#[test]
 fn explain_tells_what_becomes_of_each_call() {
     let Some(world) = enter("explain_tells_what_becomes_of_each_call") else { return };
     for name in ENTRIES {
