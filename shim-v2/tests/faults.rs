@@ -2,7 +2,8 @@
 //! it plausibly can; and the process is killed in it. The shim answers, keeps no descriptor and no process, and makes
 //! the same container again.
 //!
-//! `FAULTS` says how many of all the cases are tried, evenly spread; `FAULTS=all` tries every one.
+//! `FAULTS` says how many of all the cases are tried, evenly spread; `FAULTS=all` tries every one, and
+//! `FAULTS_PART=2/5` the second of five parts of them.
 #![cfg(target_arch = "x86_64")]
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
 
@@ -167,14 +168,10 @@ fn a_worker_whose_call_fails_leaves_nothing() {
     };
     let cases: Vec<(i64, Act)> =
         trace.calls.iter().flat_map(|made| acts(made).map(|act| (made.call, act))).collect();
-    let count = match std::env::var("FAULTS") {
-        Ok(text) if text == "all" => cases.len(),
-        Ok(text) => text.parse::<usize>().expect("FAULTS").min(cases.len()),
-        Err(_) => 60,
-    };
+    let picked = davit_tests::cases::pick(&cases, "FAULTS", 60);
+    let count = picked.len();
     let (mut outcomes, mut failures) = (BTreeMap::<&str, usize>::new(), Vec::new());
-    for n in 0..count {
-        let (call, act) = cases[n * cases.len() / count];
+    for (n, (call, act)) in picked.into_iter().enumerate() {
         let id = format!("f{n}");
         match pod.try_case(&id, act) {
             Ok(outcome) => *outcomes.entry(outcome).or_default() += 1,

@@ -21,6 +21,7 @@ pub mod agent;
 mod bundle;
 mod call;
 pub mod calls;
+pub mod cases;
 mod container;
 pub mod device_rules;
 #[cfg(target_arch = "x86_64")]

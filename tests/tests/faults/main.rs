@@ -3,7 +3,7 @@
 //! again. When a command succeeds all the same, its container is as it always is.
 //!
 //! `FAULTS=300` and `KILLS=100` say how many of all the cases are tried, evenly spread; `FAULTS=all` tries every one.
-//! `FAULTS_OF=create` keeps to a command, `FAULTS_AT=1.27` to a place.
+//! `FAULTS_OF=create` keeps to a command, `FAULTS_AT=1.27` to a place; `FAULTS_PART=2/5` makes a long run in pieces.
 #![cfg(target_arch = "x86_64")]
 
 mod life;
@@ -13,7 +13,7 @@ use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use davit_tests::tracer::{Act, Made};
-use davit_tests::{World, errnos, skip};
+use davit_tests::{World, cases, errnos, skip};
 
 use life::{COMMANDS, Life, Outcome};
 
@@ -34,15 +34,6 @@ impl Case {
     }
 }
 
-/// How many cases to try.
-fn wanted(variable: &str, default: usize, total: usize) -> usize {
-    match std::env::var(variable) {
-        Ok(text) if text == "all" => total,
-        Ok(text) => text.parse().unwrap_or_else(|_| panic!("{variable}: {text:?}")),
-        Err(_) => default,
-    }
-}
-
 /// Whether the environment leaves a case in.
 fn chosen(case: &Case) -> bool {
     let place = format!("{}.{}", case.made.place.process, case.made.place.number);
@@ -57,7 +48,7 @@ fn sweep(test: &str, variable: &str, default: usize, acts: impl Fn(Made) -> Vec<
         return skip(test, "promises that only davit makes").unwrap_or_default();
     }
     let first = Life::new(&world, variable);
-    let mut cases = Vec::new();
+    let mut cases = Vec::<Case>::new();
     let mut calls = BTreeMap::new();
     for command in COMMANDS {
         let recorded = first.record(command);
@@ -69,9 +60,8 @@ fn sweep(test: &str, variable: &str, default: usize, acts: impl Fn(Made) -> Vec<
     }
     cases.retain(chosen);
     let total = cases.len();
-    let count = wanted(variable, default, total).min(total);
-    // The same ones each time, from the whole range.
-    let picked: Vec<Case> = (0..count).map(|n| cases[n * total / count]).collect();
+    let picked = cases::pick(&cases, variable, default);
+    let count = picked.len();
     let workers = if count > 500 { 2 } else { 1 };
     let (next, failures) = (AtomicUsize::new(0), Mutex::new(Vec::new()));
     let outcomes = Mutex::new(BTreeMap::<(&str, Outcome), usize>::new());
