@@ -29,6 +29,7 @@ const GROUPS: &[&[Scenario]] = &[
         ("rotation", pods::log_and_its_rotation),
         ("host-net", namespaces::of_the_node),
         ("pids", namespaces::pids_of_pod_container_and_target),
+        ("userns", namespaces::a_user_namespace),
     ],
     &[
         ("sync", execs::results_time_outs_and_limits),

@@ -1,8 +1,9 @@
-//! Namespaces of the node, the pod, a container, another container.
+//! Namespaces of the node, the pod, a container, another container; user namespaces.
 
 use std::fs;
 
-use k8s_cri::v1::{LinuxSandboxSecurityContext, NamespaceMode, NamespaceOption};
+use davit_integration::setup::Release;
+use k8s_cri::v1::{IdMapping, LinuxSandboxSecurityContext, NamespaceMode, NamespaceOption, UserNamespace};
 
 use crate::node::{Node, container};
 
@@ -76,5 +77,48 @@ pub fn pids_of_pod_container_and_target(node: &Node) {
     pod.output(&leaver, "touch /go");
     assert_eq!(pod.end(&leaver).0, 0);
     assert!(!pod.output(&shared, "ps").contains("sleep 4949"));
+    pod.remove();
+}
+
+/// Pods with `hostUsers: false`.
+pub fn a_user_namespace(node: &Node) {
+    if node.release != Release::Sid {
+        // 1.6 knows no such pods.
+        return;
+    }
+    let map = IdMapping { host_id: 200_000, container_id: 0, length: 65_536 };
+    let user = UserNamespace { mode: NamespaceMode::Pod.into(), uids: vec![map], gids: vec![map] };
+    let options = NamespaceOption { userns_options: Some(user), ..Default::default() };
+    let mut config = node.pod_config("userns");
+    let linux = config.linux.as_mut().expect("linux");
+    linux.security_context =
+        Some(LinuxSandboxSecurityContext { namespace_options: Some(options.clone()), ..Default::default() });
+    let mut pod = node.pod_with(config);
+    let volume = node.containerd.dir().join("userns-volume");
+    fs::create_dir(&volume).expect("volume");
+    fs::write(volume.join("file"), "data").expect("file");
+    let mut config = with_options(
+        "mapped",
+        &["sh", "-c", "echo reopened >/dev/stdout; touch /mine; sleep 4050"],
+        &options,
+    );
+    let map = IdMapping { host_id: 200_000, container_id: 0, length: 65_536 };
+    config.mounts.push(k8s_cri::v1::Mount {
+        container_path: "/volume".to_owned(),
+        host_path: volume.to_string_lossy().into_owned(),
+        uid_mappings: vec![map],
+        gid_mappings: vec![map],
+        ..Default::default()
+    });
+    let id = pod.run(config);
+    let uids = pod.output(&id, "cat /proc/self/uid_map");
+    assert_eq!(uids.split_whitespace().collect::<Vec<_>>(), ["0", "200000", "65536"]);
+    // Files of the image and of the id-mapped volume are root's of the pod.
+    assert_eq!(pod.output(&id, "stat -c %u /bin/busybox /mine /volume/file"), "0\n0\n0");
+    pod.output(&id, "echo new >/volume/new; true");
+    let owner = std::os::unix::fs::MetadataExt::uid(&fs::metadata(volume.join("new")).expect("new"));
+    assert_eq!(owner, 0);
+    let status = fs::read_to_string(format!("/proc/{}/status", pod.pid(&id))).expect("status");
+    assert!(status.contains("Uid:\t200000\t"), "{status}");
     pod.remove();
 }
