@@ -269,12 +269,30 @@ impl Server {
                 self.publish(Event::Paused { id: id.to_owned() });
                 Ok(Response::Empty)
             }
-            Err(text) => {
-                self.set_phase(id, Phase::Pausing, Phase::Running);
-                Err(text::runtime_failed("pause", &text))
-            }
+            Err(text) => return self.thaw(id, done.ticket, text::runtime_failed("pause", &text)),
         };
         self.finish(id, done.ticket, answer);
+    }
+
+    /// A pause that has failed, or whose worker was killed, may have frozen the container: who is told that it runs
+    /// could never resume it.
+    fn thaw(&mut self, id: &str, ticket: Option<Ticket>, error: ApiError) {
+        let Some(container) = self.containers.get(id) else { return };
+        let (backend, bundle, name) = (container.backend.clone(), container.bundle.clone(), id.to_owned());
+        let resume = move || backend.resume(&name, &bundle).map(|()| 0);
+        if let Err(e) = self.launch(Job::Thaw(id.to_owned(), error.clone()), ticket, resume) {
+            let done = Done { outcome: Err(e.text), ticket, console: None };
+            self.thawed(id, error, &done);
+        }
+    }
+
+    pub(crate) fn thawed(&mut self, id: &str, error: ApiError, done: &Done) {
+        if let Err(text) = &done.outcome {
+            // The usual case: nothing was frozen.
+            log::debug!("{id}: resume after a failed pause: {text}");
+        }
+        self.set_phase(id, Phase::Pausing, Phase::Running);
+        self.finish(id, done.ticket, Err(error));
     }
 
     fn resume(&mut self, id: &str, ticket: Ticket) -> Result<(), ApiError> {

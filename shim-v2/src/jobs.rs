@@ -29,6 +29,8 @@ pub enum Job {
     Sweep(String),
     /// Pause.
     Pause(String),
+    /// Resume of what a failed pause may have frozen; then the error is answered.
+    Thaw(String, ApiError),
     /// Resume.
     Resume(String),
     /// Update.
@@ -102,6 +104,7 @@ impl Server {
             Job::Kill(id) => self.killed(&id, done),
             Job::Sweep(id) => self.swept(&id, &done),
             Job::Pause(id) => self.paused(&id, done),
+            Job::Thaw(id, error) => self.thawed(&id, error, &done),
             Job::Resume(id) => self.resumed(&id, done),
             Job::Update(id) => self.updated(&id, done),
             Job::Delete(id) => self.deleted(&id, done),

@@ -49,6 +49,10 @@ pub const DIFFERENCES: &[Difference] = &[
         "state_answers_while_create_is_slow",
         "State waits for the runtime (#13483), and the test for State",
     ),
+    always(
+        "a_failed_pause_leaves_nothing_frozen",
+        "the container stays frozen, is said to run, and is refused a resume",
+    ),
     not_asked("wrapper_script_of_davit_s_name", "it is about what davit's shim takes for davit"),
     always(
         "address_file_is_there_before_the_shim",

@@ -184,3 +184,22 @@ pub fn runtime_s_last_error_is_the_answer(daemon: &Daemon) {
     let refusal = client.call::<pb::CreateTaskResponse>("Create", &request).unwrap_err();
     assert_eq!(refusal.text, "OCI runtime create failed: second thing");
 }
+
+/// A pause that fails after it has frozen the container (the runtime is killed, the freezer is slow) is undone: the
+/// container is said to run, and what is said to run is not resumed.
+pub fn a_failed_pause_leaves_nothing_frozen(daemon: &Daemon) {
+    daemon.make_bundle("c", "sleep 1000", |_| ());
+    let mut client = Client::connect(&daemon.start_shim("c"));
+    let script = daemon.dir.path().join("failing-pause");
+    install(&script, "#!/bin/sh\nrunc \"$@\" || exit\ncase \" $* \" in *\" pause \"*) exit 1 ;; esac\n");
+    let mut request = daemon.create_request("c", &Io::none());
+    request.options = MessageField::some(daemon.options_with(&script.display().to_string()));
+    client.call::<pb::CreateTaskResponse>("Create", &request).unwrap();
+    client.start("c", "").unwrap();
+    assert!(client.pause("c").unwrap_err().text.contains("pause"));
+    assert_eq!(status(&mut client, "c", ""), Status::RUNNING);
+    assert_eq!(client.run_exec("c", "e", "exit 4"), 4);
+    client.kill("c", "", 9).unwrap();
+    assert_eq!(client.wait("c", ""), 137);
+    client.delete("c", "").unwrap();
+}
