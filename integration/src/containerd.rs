@@ -216,10 +216,17 @@ impl Containerd {
         self.daemon.id() as i32
     }
 
+    /// Waits until `ctr` shows that the container has ended.
+    #[track_caller]
+    pub fn wait_for_end(&self, id: &str) {
+        let ended = |status: &Option<String>| status.as_deref() == Some("STOPPED");
+        poll::until(&format!("the end of {id}"), 30, || self.status(id), ended);
+    }
+
     /// Kills a container, waits for its end, and removes task and container.
     pub fn remove(&self, id: &str) {
         self.ctr(&["task", "kill", "-s", "KILL", id]);
-        poll::until("the container's end", 30, || (self.status(id)? == "STOPPED").then_some(()));
+        self.wait_for_end(id);
         self.ctr(&["task", "rm", id]);
         self.ok(&["container", "rm", id]);
     }

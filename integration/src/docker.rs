@@ -43,8 +43,8 @@ pub struct Docker {
 }
 
 impl Docker {
-    /// Starts dockerd with our runtime by the name `davit` beside its own, and loads the image. Through
-    /// `runtimeType` it is the default, which the drop-in is anyway.
+    /// Starts dockerd with our runtime by the name `davit` beside its own, as the default, and loads the image. The
+    /// drop-in has runc's name.
     pub fn start(release: Release, through: Through) -> Result<Docker> {
         let net = Arc::new(PrivateNet::new()?);
         let drop_in = through == Through::DropIn;
@@ -171,7 +171,10 @@ impl Docker {
 fn config(through: Through) -> Value {
     let mut config = json!({ "live-restore": true });
     match through {
-        Through::Path => config["runtimes"] = json!({ "davit": { "path": setup::runtime() } }),
+        Through::Path => {
+            config["runtimes"] = json!({ "davit": { "path": setup::runtime() } });
+            config["default-runtime"] = json!("davit");
+        }
         Through::RuntimeType => {
             let shim = setup::bin().join("containerd-shim-davit-v2");
             config["runtimes"] = json!({ "davit": { "runtimeType": shim } });

@@ -1,17 +1,51 @@
 //! Waiting for something to become true, with a deadline.
 
+use std::fmt::Debug;
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
 /// How much longer than on an idle machine an answer may take: machines that test are shared.
 const PATIENCE: u64 = 3;
 
-/// Asks until there is an answer. Panics with `what` when none came within `seconds`, on a machine that is idle.
-pub fn until<T>(what: &str, seconds: u64, mut ask: impl FnMut() -> Option<T>) -> T {
-    match within(seconds * PATIENCE, &mut ask) {
-        Some(answer) => answer,
-        None => panic!("waited {} s in vain for {what}", seconds * PATIENCE),
+/// Looks until what is seen is `wanted`, and gives it. Panics with `what` and the last that was seen when that did not
+/// come within `seconds`, on a machine that is idle.
+#[track_caller]
+pub fn until<T: Debug>(
+    what: &str,
+    seconds: u64,
+    mut see: impl FnMut() -> T,
+    wanted: impl Fn(&T) -> bool,
+) -> T {
+    let start = Instant::now();
+    let (mut looks, mut last) = (0u32, None);
+    let found = within(seconds * PATIENCE, || {
+        looks += 1;
+        let seen = see();
+        if wanted(&seen) {
+            return Some(seen);
+        }
+        last = Some(seen);
+        None
+    });
+    match found {
+        Some(found) => found,
+        None => panic!(
+            "waited {} s in vain for {what}; seen last, at look {looks}: {last:?}",
+            start.elapsed().as_secs()
+        ),
     }
+}
+
+/// Waits until a process has ended, reaped or not: who has lost its shim is reaped by the machine's process 1.
+#[track_caller]
+pub fn until_gone(pid: i32) {
+    let state = || {
+        let text = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+        Some(text.rsplit_once(") ")?.1.split(' ').next()?.to_owned())
+    };
+    until(&format!("the end of process {pid}"), 10, state, |state| {
+        state.as_deref().is_none_or(|state| ["Z", "X"].contains(&state))
+    });
 }
 
 /// Asks until there is an answer or `seconds` are over.

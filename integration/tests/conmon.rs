@@ -34,7 +34,8 @@ impl Crio {
         config["linux"]["cgroupsPath"] = json!(format!("/{}/c", crio.id));
         fs::write(file, config.to_string()).expect("config");
         crio.conmon("create", if terminal { &["--terminal"] } else { &[] });
-        poll::until("the container's pid file", 30, || fs::read(crio.path("create.pid")).ok());
+        poll::until("the container's pid file", 30, || fs::read(crio.path("create.pid")), Result::is_ok)
+            .expect("pid");
         crio
     }
 
@@ -100,7 +101,8 @@ impl Crio {
     /// The exit file's content, once it is there.
     fn exit(&self, what: &str) -> String {
         let file = self.path(&format!("{what}.exits")).join(&self.id);
-        poll::until("the exit file", 30, || fs::read_to_string(&file).ok().filter(|code| !code.is_empty()))
+        let code = || fs::read_to_string(&file).unwrap_or_default();
+        poll::until("the exit file", 30, code, |code| !code.is_empty())
     }
 
     /// The log's lines without their times.
@@ -134,7 +136,7 @@ fn conmon_logs_and_executes() {
     assert_eq!(one.status(), "created");
     assert_eq!(one.log("create"), Vec::<String>::new());
     one.davit(&["start", &one.id]);
-    poll::until("the log", 30, || (one.log("create").len() == 2).then_some(()));
+    poll::until("the log", 30, || one.log("create"), |seen| seen.len() == 2);
     let mut log = one.log("create");
     log.sort();
     assert_eq!(log, ["stderr F oops", "stdout F hello"]);

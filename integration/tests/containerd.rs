@@ -166,7 +166,7 @@ fn lifecycle(daemon: &Containerd) {
     assert_ne!(daemon.ctr(&["task", "rm", &id]).code, 0);
     assert_eq!(daemon.status(&id).as_deref(), Some("RUNNING"));
     daemon.ok(&["task", "kill", "-s", "TERM", &id]);
-    poll::until("the end by SIGTERM", 30, || (daemon.status(&id)? == "STOPPED").then_some(()));
+    daemon.wait_for_end(&id);
     let deleted = daemon.ctr(&["task", "rm", &id]);
     assert!(deleted.err.contains("exit code 9"), "{}", deleted.err);
     assert_eq!(daemon.status(&id), None);
@@ -193,7 +193,8 @@ fn attach(daemon: &Containerd) {
     daemon.ok(&["task", "kill", "-s", "TERM", &id]);
     // The rest must be read, or ctr would wait for us.
     thread::spawn(move || lines.lines().count());
-    let status = poll::until("the end of attach", 30, || attached.try_wait().expect("wait"));
+    let status = poll::until("the end of attach", 30, || attached.try_wait().expect("wait"), Option::is_some)
+        .expect("status");
     assert_eq!(status.code(), Some(4));
     daemon.ctr(&["task", "rm", &id]);
     daemon.ok(&["container", "rm", &id]);
@@ -213,18 +214,19 @@ impl Listener {
         thread::spawn(move || output.lines().map_while(Result::ok).all(|line| sender.send(line).is_ok()));
         // ctr tells nothing when it listens: make small events until one arrives.
         let mut probe = 0;
-        poll::until("ctr events to listen", 30, || {
+        let heard = || {
             probe += 1;
             daemon.ok(&["namespaces", "create", &format!("{}-probe{probe}", daemon.namespace())]);
             lines.recv_timeout(Duration::from_millis(200)).ok()
-        });
+        };
+        poll::until("ctr events to listen", 30, heard, Option::is_some);
         Listener { ctr, lines }
     }
 
     /// The container's events up to one of this topic: topic and whole line.
     fn until(&self, id: &str, last: &str) -> Vec<(String, String)> {
-        let mut all = Vec::new();
-        poll::until(last, 30, || {
+        let mut all: Vec<(String, String)> = Vec::new();
+        let told = || {
             while let Ok(line) = self.lines.try_recv() {
                 let topic =
                     line.split_whitespace().find(|word| word.starts_with("/tasks/")).map(str::to_owned);
@@ -232,9 +234,9 @@ impl Listener {
                     all.push((topic, line));
                 }
             }
-            all.iter().any(|(topic, _)| topic == last).then_some(())
-        });
-        all
+            all.clone()
+        };
+        poll::until(last, 30, told, |all| all.iter().any(|(topic, _)| topic == last))
     }
 }
 
@@ -383,7 +385,7 @@ fn another_runtime() {
     let exec = daemon.ctr(&["task", "exec", "--exec-id", "x", &id, "sh", "-c", "echo inside; exit 3"]);
     assert_eq!((exec.code, exec.out.as_str()), (3, "inside\n"), "{}", exec.err);
     daemon.ok(&["task", "kill", "-s", "TERM", &id]);
-    poll::until("its end", 30, || (daemon.status(&id)? == "STOPPED").then_some(()));
+    daemon.wait_for_end(&id);
     assert!(daemon.ctr(&["task", "rm", &id]).err.contains("exit code 8"));
     daemon.ok(&["container", "rm", &id]);
     daemon.assert_nothing_left();
@@ -395,12 +397,13 @@ fn kills(daemon: &Containerd) {
     assert_eq!(daemon.run(&["-d"], &id, &["sh", "-c", "sleep 1000 & sleep 1000"]).code, 0);
     let exec = ["task", "exec", "--exec-id", "long", &id, "sleep", "2000"];
     let mut child = daemon.ctr_command(&exec).spawn().expect("ctr task exec");
-    poll::until("the exec", 30, || daemon.ok(&["task", "ps", &id]).contains("long").then_some(()));
+    poll::until("the exec", 30, || daemon.ok(&["task", "ps", &id]), |seen| seen.contains("long"));
     daemon.ok(&["task", "kill", "-s", "KILL", "--exec-id", "long", &id]);
-    let status = poll::until("the exec's end", 30, || child.try_wait().expect("wait"));
+    let status = poll::until("the exec's end", 30, || child.try_wait().expect("wait"), Option::is_some)
+        .expect("status");
     assert_eq!(status.code(), Some(137));
     daemon.ok(&["task", "kill", "--all", "-s", "KILL", &id]);
-    poll::until("its end", 30, || (daemon.status(&id)? == "STOPPED").then_some(()));
+    daemon.wait_for_end(&id);
     // What has ended is not killed again.
     assert!(daemon.ctr(&["task", "kill", &id]).err.contains("process already finished"));
     assert!(daemon.ctr(&["task", "rm", &id]).err.contains("exit code 137"));
@@ -408,7 +411,7 @@ fn kills(daemon: &Containerd) {
     let id = daemon.id();
     assert_eq!(daemon.run(&["-d"], &id, &["sleep", "1000"]).code, 0);
     daemon.ctr(&["task", "rm", "--force", &id]);
-    poll::until("the task's removal", 30, || daemon.status(&id).is_none().then_some(()));
+    poll::until("the task's removal", 30, || daemon.status(&id), Option::is_none);
     daemon.ok(&["container", "rm", &id]);
 }
 
@@ -444,7 +447,7 @@ fn shim_at_rest() {
     let daemon = Containerd::start(Release::Sid).expect("containerd");
     let id = daemon.id();
     assert_eq!(daemon.run(&["-d"], &id, &["sleep", "1000"]).code, 0, "{}", daemon.log());
-    let shims = poll::until("one process of the shim", 10, || Some(daemon.shims()).filter(|s| s.len() == 1));
+    let shims = poll::until("one process of the shim", 10, || daemon.shims(), |seen| seen.len() == 1);
     let status = std::fs::read_to_string(format!("/proc/{}/status", shims[0])).expect("status");
     let threads = status.lines().find_map(|l| l.strip_prefix("Threads:")).expect("Threads").trim();
     assert_eq!(threads, "1");

@@ -29,7 +29,7 @@ fn podman_run_exec_logs() {
     assert_eq!(started.code, 0, "{}", started.err);
     let exec = podman.podman(&["exec", "one", "sh", "-c", "echo inside; exit 3"]);
     assert_eq!((exec.code, exec.out.as_str()), (3, "inside\n"), "{}", exec.err);
-    poll::until("the log", 30, || podman.podman(&["logs", "one"]).out.contains("in the log").then_some(()));
+    poll::until("the log", 30, || podman.podman(&["logs", "one"]).out, |seen| seen.contains("in the log"));
     assert_eq!(podman.podman(&["ps", "--format", "{{.Names}}"]).out, "one\n");
     let stopped = podman.podman(&["stop", "--time", "0", "one"]);
     assert_eq!(stopped.code, 0, "{}", stopped.err);

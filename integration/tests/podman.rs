@@ -217,7 +217,7 @@ fn life_of_a_container(release: Release) {
     let started =
         podman.run(&["-d", "--name", "one", "--health-cmd", "test -e /bin/sh"], &["sh", "-c", script]);
     assert_eq!(started.code, 0, "{}", started.err);
-    poll::until("the log", 30, || ok(&["logs", "one"]).contains("in the log").then_some(()));
+    poll::until("the log", 30, || ok(&["logs", "one"]), |seen| seen.contains("in the log"));
     assert!(ok(&["top", "one"]).contains("trap"), "{}", ok(&["top", "one"]));
     let exec = podman.podman(&[
         "exec",
@@ -251,7 +251,7 @@ fn life_of_a_container(release: Release) {
     let deaf = "trap '' TERM; echo deaf; while :; do sleep 0.05; done";
     let started = podman.run(&["-d", "--name", "one"], &["sh", "-c", deaf]);
     assert_eq!(started.code, 0, "{}", started.err);
-    poll::until("the trap", 30, || ok(&["logs", "one"]).contains("deaf").then_some(()));
+    poll::until("the trap", 30, || ok(&["logs", "one"]), |seen| seen.contains("deaf"));
     ok(&["stop", "-t", "1", "one"]);
     assert_eq!(state(), "exited 137");
     ok(&["rm", "one"]);
@@ -291,10 +291,11 @@ fn a_terminal(release: Release) {
     let shown = screen.read_until("sum 23").expect("echo");
     assert!(shown.contains("/dev/pts/0"), "{shown}");
     let size = |screen: &mut OnTerminal, wanted: &str| {
-        poll::until("the size", 30, || {
-            screen.write("stty size; echo asked $((20 + 3))\n").ok()?;
-            screen.read_until("asked 23").ok()?.contains(wanted).then_some(())
-        });
+        let ask = || {
+            screen.write("stty size; echo asked $((20 + 3))\n").expect("type");
+            screen.read_until("asked 23").expect("answer")
+        };
+        poll::until("the size", 30, ask, |seen| seen.contains(wanted));
     };
     size(&mut screen, "41 121");
     screen.resize(30, 90).expect("resize");

@@ -177,7 +177,7 @@ fn rootless_podman_run_exec_stop() {
     assert_eq!(started.code, 0, "{}", started.err);
     let exec = user.podman(&["exec", "--user", "33:44", "one", "sh", "-c", "id -u; id -g; exit 3"]);
     assert_eq!((exec.code, exec.out.as_str()), (3, "33\n44\n"), "{}", exec.err);
-    poll::until("the log", 30, || user.podman(&["logs", "one"]).out.contains("in the log").then_some(()));
+    poll::until("the log", 30, || user.podman(&["logs", "one"]).out, |seen| seen.contains("in the log"));
     assert!(user.podman(&["top", "one"]).out.contains("sleep 1000"));
     let inspect = user.podman(&["inspect", "--format", "{{.State.Status}} {{.OCIRuntime}}", "one"]);
     assert_eq!(inspect.out, "running davit\n");
@@ -188,7 +188,7 @@ fn rootless_podman_run_exec_stop() {
     assert_eq!(user.podman(&["rm", "--force", "--time", "0", "one"]).code, 0);
     assert_eq!(user.podman(&["ps", "--all", "--quiet"]).out, "");
     assert_eq!(user.podman(&["system", "migrate"]).code, 0);
-    poll::until("the user's processes to end", 30, || User::processes().is_empty().then_some(()));
+    poll::until("the user's processes to end", 30, User::processes, Vec::is_empty);
     let states = fs::read_dir(user.file("run/davit")).map(|entries| entries.count()).unwrap_or(0);
     assert_eq!(states, 0, "state is left");
 }

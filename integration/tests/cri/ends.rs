@@ -15,13 +15,13 @@ pub fn a_hook_then_the_grace_period(node: &Node) {
     // What kubelet does for a preStop hook: an exec, then the stop with what is left of the time.
     let polite =
         pod.script("polite", "trap 'cat /bye; exit 5' TERM; echo ready; while :; do sleep 0.05; done");
-    poll::until("the trap", 30, || pod.log("polite").contains("ready").then_some(()));
+    poll::until("the trap", 30, || pod.log("polite"), |seen| seen.contains("ready"));
     pod.output(&polite, "echo farewell >/bye");
     pod.stop(&polite, 20);
     assert_eq!(pod.end(&polite), (5, "Error".to_owned()));
     assert!(pod.log("polite").contains("farewell"));
     let deaf = pod.script("deaf", "trap '' TERM; echo deaf; while :; do sleep 0.05; done");
-    poll::until("the trap", 30, || pod.log("deaf").contains("deaf").then_some(()));
+    poll::until("the trap", 30, || pod.log("deaf"), |seen| seen.contains("deaf"));
     let start = Instant::now();
     pod.stop(&deaf, 2);
     assert!(start.elapsed() >= Duration::from_secs(2));
@@ -35,7 +35,7 @@ pub fn a_hook_then_the_grace_period(node: &Node) {
         let cmd = ["sleep".to_owned(), "1000".to_owned()].to_vec();
         cri.exec_sync(k8s_cri::v1::ExecSyncRequest { container_id: id, cmd, timeout: 100 })
     });
-    poll::until("the exec to run", 30, || pod.output(&probed, "ps").contains("2 root").then_some(()));
+    poll::until("the exec to run", 30, || pod.output(&probed, "ps"), |seen| seen.contains("2 root"));
     // In the pod's pid namespace it is no process 1, which SIGTERM would not end.
     pod.stop(&probed, 10);
     assert_eq!(pod.end(&probed).0, 143);
@@ -66,7 +66,7 @@ pub fn what_is_stopped_or_removed_twice(node: &Node) {
     pod.cri.remove_container(RemoveContainerRequest { container_id: created }).expect("remove");
     // Two at once.
     let busy = pod.script("busy", "trap '' TERM; echo deaf; sleep 1000");
-    poll::until("the trap", 30, || pod.log("busy").contains("deaf").then_some(()));
+    poll::until("the trap", 30, || pod.log("busy"), |seen| seen.contains("deaf"));
     std::thread::scope(|scope| {
         for _ in 0..2 {
             let (mut cri, container_id) = (node.cri(), busy.clone());

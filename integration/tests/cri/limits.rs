@@ -37,7 +37,7 @@ pub fn stats_and_updates(node: &Node) {
     };
     let first = usage();
     assert!(first.1 > 0, "{first:?}");
-    poll::until("more time on the processor", 30, || (usage().0 > first.0).then_some(()));
+    poll::until("more time on the processor", 30, &mut usage, |seen| seen.0 > first.0);
     let all = pod.cri.list_container_stats(ListContainerStatsRequest { filter: None }).expect("list").stats;
     assert!(all.iter().any(|stats| stats.attributes.as_ref().is_some_and(|a| a.id == id)));
     let request = UpdateContainerResourcesRequest {

@@ -2,6 +2,7 @@
 
 use std::fs;
 
+use davit_integration::poll;
 use davit_integration::setup::Release;
 use k8s_cri::v1::{IdMapping, LinuxSandboxSecurityContext, NamespaceMode, NamespaceOption, UserNamespace};
 
@@ -73,7 +74,7 @@ pub fn pids_of_pod_container_and_target(node: &Node) {
         &["sh", "-c", "sleep 4949 & until test -e /go; do sleep 0.05; done"],
         &options(NamespaceMode::Pod),
     ));
-    assert!(pod.output(&shared, "ps").contains("sleep 4949"));
+    poll::until("the sleeper", 30, || pod.output(&shared, "ps"), |seen| seen.contains("sleep 4949"));
     pod.output(&leaver, "touch /go");
     assert_eq!(pod.end(&leaver).0, 0);
     assert!(!pod.output(&shared, "ps").contains("sleep 4949"));

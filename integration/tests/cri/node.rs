@@ -12,9 +12,10 @@ use davit_integration::net::PrivateNet;
 use davit_integration::poll;
 use davit_integration::setup::{self, Release};
 use k8s_cri::v1::{
-    ContainerConfig, ContainerMetadata, ContainerStatusRequest, CreateContainerRequest, ExecSyncRequest,
-    ImageSpec, LinuxPodSandboxConfig, PodSandboxConfig, PodSandboxMetadata, RemovePodSandboxRequest,
-    RunPodSandboxRequest, StartContainerRequest, StopContainerRequest, StopPodSandboxRequest,
+    ContainerConfig, ContainerMetadata, ContainerStatus, ContainerStatusRequest, CreateContainerRequest,
+    ExecSyncRequest, ImageSpec, LinuxPodSandboxConfig, PodSandboxConfig, PodSandboxMetadata,
+    RemovePodSandboxRequest, RunPodSandboxRequest, StartContainerRequest, StopContainerRequest,
+    StopPodSandboxRequest,
 };
 
 use crate::client::{Cri, Status};
@@ -232,16 +233,15 @@ impl Pod<'_> {
         self.run(container(name, &["sh", "-c", script]))
     }
 
-    pub fn status(&mut self, id: &str) -> k8s_cri::v1::ContainerStatus {
+    pub fn status(&mut self, id: &str) -> ContainerStatus {
         let request = ContainerStatusRequest { container_id: id.to_owned(), verbose: false };
         self.cri.container_status(request).expect("status").status.expect("status")
     }
 
     /// Waits for a container's end; gives its exit code and the reason.
     pub fn end(&mut self, id: &str) -> (i32, String) {
-        let status = poll::until("a container's end", 60, || {
-            Some(self.status(id)).filter(|s| s.state() == k8s_cri::v1::ContainerState::ContainerExited)
-        });
+        let ended = |seen: &ContainerStatus| seen.state() == k8s_cri::v1::ContainerState::ContainerExited;
+        let status = poll::until("a container's end", 60, || self.status(id), ended);
         (status.exit_code, status.reason)
     }
 

@@ -48,7 +48,7 @@ pub fn several_containers_in_one_shim(node: &Node) {
     assert_eq!(all.iter().filter(|c| c.pod_sandbox_id == pod.id).count(), 3);
     // With containers that still run.
     pod.remove();
-    poll::until("the shim's end", 10, || fs::metadata(format!("/proc/{shim}")).is_err().then_some(()));
+    poll::until_gone(shim);
 }
 
 /// The parent of a process of the host.
@@ -63,7 +63,7 @@ pub fn log_and_its_rotation(node: &Node) {
     let script = "echo first; echo as an error >&2; until test -e /go; do sleep 0.05; done
         echo second; head -c 40000 /dev/zero | tr '\\0' x; echo; sleep 1000";
     let id = pod.script("logger", script);
-    poll::until("both lines", 30, || (pod.log("logger").lines().count() == 2).then_some(()));
+    poll::until("both lines", 30, || pod.log("logger"), |seen| seen.lines().count() == 2);
     let mut lines: Vec<String> =
         pod.log("logger").lines().map(|line| line.split_once(' ').expect("time").1.to_owned()).collect();
     lines.sort();
@@ -72,7 +72,7 @@ pub fn log_and_its_rotation(node: &Node) {
     fs::rename(&path, format!("{path}.1")).expect("rotate");
     pod.cri.reopen_container_log(ReopenContainerLogRequest { container_id: id.clone() }).expect("reopen");
     pod.output(&id, "touch /go");
-    poll::until("the lines after", 30, || pod.log("logger").contains(" F x").then_some(()));
+    poll::until("the lines after", 30, || pod.log("logger"), |seen| seen.contains(" F x"));
     let log = pod.log("logger");
     assert!(log.lines().next().is_some_and(|line| line.ends_with("stdout F second")), "{log:.200}");
     // A long line is split at 16 KiB, and nothing of it is lost.

@@ -28,10 +28,9 @@ pub fn shim_killed(node: &mut Node) {
         assert!([137, 255].contains(&code), "{id}: {code}");
     }
     assert_eq!(pod.end(&known).0, 9);
-    poll::until("the sandbox to be seen ended", 30, || {
-        (sandbox_state(&mut pod) == PodSandboxState::SandboxNotready).then_some(())
-    });
-    poll::until("the end of its processes", 10, || kill(Pid::from_raw(first), None).is_err().then_some(()));
+    let ended = |seen: &PodSandboxState| *seen == PodSandboxState::SandboxNotready;
+    poll::until("the sandbox to be seen ended", 30, || sandbox_state(&mut pod), ended);
+    poll::until_gone(first);
     pod.remove();
 }
 
@@ -47,10 +46,7 @@ pub fn daemon_restarted(node: &mut Node) {
         drop(pod);
         node.containerd.stop(signal);
         std::fs::write(format!("/proc/{ends_pid}/root/go"), "").expect("the sign to end");
-        poll::until("its end", 30, || {
-            let gone = std::fs::read_to_string(format!("/proc/{ends_pid}/stat"));
-            gone.map_or(true, |stat| stat.contains(") Z")).then_some(())
-        });
+        poll::until_gone(ends_pid);
         let release = node.release;
         node.containerd.start_again(release).expect("containerd again");
         node.wait_until_ready();
@@ -61,7 +57,8 @@ pub fn daemon_restarted(node: &mut Node) {
         assert_eq!(sandbox_state(&mut pod), PodSandboxState::SandboxReady);
         assert_eq!(pod.output(&runs, "echo inside"), "inside");
         let before = pod.log("runs").lines().count();
-        poll::until("more of its log", 30, || (pod.log("runs").lines().count() > before + 3).then_some(()));
+        let lines = || pod.log("runs").lines().count();
+        poll::until("more of its log", 30, lines, |seen| *seen > before + 3);
         pod.stop(&runs, 0);
         assert_eq!(pod.end(&runs).0, 137);
         pod.remove();

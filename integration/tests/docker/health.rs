@@ -6,9 +6,9 @@ use davit_integration::poll;
 use crate::life::start;
 
 fn wait_for(docker: &Docker, name: &str, health: &str) {
-    poll::until(&format!("{name} to be {health}"), 60, || {
-        (docker.inspect(name, ".State.Health.Status") == health).then_some(())
-    });
+    let shown = || docker.ok(&["inspect", "--format", "{{json .State.Health}}", name]);
+    let wanted = format!("\"Status\":\"{health}\"");
+    poll::until(&format!("{name} to be {health}"), 60, shown, |seen| seen.contains(&wanted));
 }
 
 pub fn healthy_then_not(docker: &Docker) {

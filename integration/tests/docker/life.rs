@@ -15,9 +15,8 @@ pub fn start(docker: &Docker, name: &str, options: &[&str], script: &str) {
     let script = format!("echo ready; {script}");
     let started = docker.run(&[&["-d", "--name", name], options].concat(), &["sh", "-c", &script]);
     assert_eq!(started.code, 0, "{name}: {}\n{}", started.err, docker.log());
-    poll::until("the container's first word", 30, || {
-        docker.ok(&["logs", name]).contains("ready").then_some(())
-    });
+    let words = || docker.ok(&["logs", name]);
+    poll::until(&format!("the first word of {name}"), 30, words, |seen| seen.contains("ready"));
 }
 
 pub fn from_run_to_rm(docker: &Docker) {
@@ -28,15 +27,20 @@ pub fn from_run_to_rm(docker: &Docker) {
     start(docker, "life", &[], script);
     let logs = docker.docker(&["logs", "life"]);
     assert_eq!((logs.out.as_str(), logs.err.as_str()), ("ready\nin the log\n", "as an error\n"));
+    assert_eq!(docker.inspect("life", ".HostConfig.LogConfig.Type"), "json-file");
+    let last = docker.ok(&["logs", "--timestamps", "--tail", "1", "life"]);
+    assert!(last.is_empty() || last.starts_with("20") && last.ends_with(" in the log"), "{last}");
+    // A signal that it does not mind.
+    docker.ok(&["kill", "--signal", "WINCH", "life"]);
+    assert_eq!(state(docker, "life"), "running 0");
     assert!(docker.ok(&["top", "life"]).contains("while :"), "{}", docker.ok(&["top", "life"]));
     let options = ["exec", "--user", "3", "--env", "A=b", "--workdir", "/tmp", "life"];
     let exec = docker.docker(&[&options[..], &["sh", "-c", "echo $(id -u) $A $PWD; exit 3"]].concat());
     assert_eq!((exec.code, exec.out.as_str()), (3, "3 b /tmp\n"), "{}", exec.err);
     // In the background, and seen by what it does.
     docker.ok(&["exec", "-d", "life", "touch", "/tmp/seen"]);
-    poll::until("the exec in the background", 30, || {
-        (docker.docker(&["exec", "life", "test", "-e", "/tmp/seen"]).code == 0).then_some(())
-    });
+    let test = || docker.docker(&["exec", "life", "test", "-e", "/tmp/seen"]);
+    poll::until("the exec in the background", 30, test, |call| call.code == 0);
     let stats = docker.ok(&["stats", "--no-stream", "--format", "{{.Name}} {{.PIDs}} {{.MemUsage}}", "life"]);
     let pids: u32 = stats.split(' ').nth(1).and_then(|n| n.parse().ok()).unwrap_or(0);
     assert!(stats.starts_with("life ") && pids > 0 && !stats.contains(" 0B /"), "{stats}");
@@ -65,13 +69,13 @@ pub fn from_run_to_rm(docker: &Docker) {
 
 pub fn a_deaf_container_is_killed(docker: &Docker) {
     start(docker, "deaf", &[], "trap '' TERM; echo deaf; while :; do sleep 0.05; done");
-    poll::until("the trap", 30, || docker.ok(&["logs", "deaf"]).contains("deaf").then_some(()));
+    poll::until("the trap", 30, || docker.ok(&["logs", "deaf"]), |seen| seen.contains("deaf"));
     docker.ok(&["stop", "--time", "1", "deaf"]);
     assert_eq!(state(docker, "deaf"), "exited 137");
     docker.ok(&["rm", "deaf"]);
     // With the host's processes, all of the container's own end with its first.
     start(docker, "hostpid", &["--pid", "host"], "sleep 4242 & sleep 4343");
-    assert!(docker.ok(&["top", "hostpid"]).contains("sleep 4242"));
+    poll::until("the sleeper", 30, || docker.ok(&["top", "hostpid"]), |seen| seen.contains("sleep 4242"));
     docker.ok(&["kill", "hostpid"]);
     docker.ok(&["rm", "hostpid"]);
     let left = std::process::Command::new("pgrep").args(["-f", "^sleep 4242$"]).output().expect("pgrep");

@@ -44,6 +44,8 @@ const GROUPS: &[&[Scenario]] = &[
         ("health", health::healthy_then_not),
         ("timeout", health::a_check_that_hangs),
         ("policies", restarts::policies),
+        ("themselves", options::do_what_they_say),
+        ("default", options::the_default_is_ours),
     ],
 ];
 

@@ -1,8 +1,9 @@
-//! What `docker run`'s options do in the container, with davit and with runc under the same daemon.
+//! What `docker run`'s options do in the container, with davit and with runc under the same daemon; and some of them by
+//! themselves, for each way to our programs.
 
 use std::fs;
 
-use davit_integration::docker::{Docker, Through};
+use davit_integration::docker::{Docker, IMAGE, Through};
 
 /// Options, and a script whose output shows what they did. `@VOL` is a folder of the host's with a file in it,
 /// `@SECCOMP` a profile in which mkdir is not there.
@@ -110,4 +111,72 @@ pub fn do_what_they_do_with_runc(docker: &Docker) {
     }
     docker.docker(&["volume", "rm", "named-volume"]);
     assert!(different.is_empty(), "{}", different.join("\n\n"));
+}
+
+/// Options, a script, and all that it prints. `@VOL` is a folder of the host's with a file in it, `@PID` a process of the
+/// host's.
+const THEMSELVES: &[(&str, &str, &str)] = &[
+    // An orphan is reaped by the init, which passes on the code.
+    (
+        "--init",
+        "(sleep 0.1 &); sleep 0.5; cut -d' ' -f2 /proc/1/stat; grep -l 'State:.Z' /proc/[0-9]*/status; exit 7",
+        "7 (docker-init)",
+    ),
+    (
+        "--read-only",
+        "touch /x; touch /dev/shm/y && echo written",
+        "0 written touch: /x: Read-only file system",
+    ),
+    ("--read-only --tmpfs /run", "touch /run/x && echo written", "0 written"),
+    ("-v @VOL:/v", "cat /v/f; echo new >/v/new; cat /v/new", "0 data new"),
+    ("-v @VOL:/v:ro", "touch /v/x 2>/dev/null; echo $?", "0 1"),
+    ("-v by-themselves:/v", "touch /v/a; ls /v", "0 a"),
+    ("-v by-themselves:/v:ro", "ls /v; touch /v/b 2>/dev/null; echo $?", "0 a 1"),
+    ("--pid host", "grep -c . /proc/@PID/stat; test $$ != 1 && echo not the first", "0 1 not the first"),
+    ("--user 12:34 --workdir /tmp --hostname hh", "id -u; id -g; pwd; hostname", "0 12 34 /tmp hh"),
+    ("--cap-drop all", "grep CapEff /proc/self/status | cut -f2", "0 0000000000000000"),
+    ("--ulimit nofile=512:600", "ulimit -n; ulimit -Hn", "0 512 600"),
+    ("--shm-size 1m", "df -k /dev/shm | tail -n 1 | tr -s ' ' | cut -d' ' -f2", "0 1024"),
+    ("-t", "tty; test -t 0 -a -t 1 -a -t 2; echo $?", "0 /dev/pts/0 0"),
+];
+
+pub fn do_what_they_say(docker: &Docker) {
+    let volume = docker.containerd.dir().join("volume-too");
+    fs::create_dir(&volume).expect("volume");
+    fs::write(volume.join("f"), "data\n").expect("file");
+    let mut different = Vec::new();
+    for (options, script, wanted) in THEMSELVES {
+        let options = options.replace("@VOL", &volume.to_string_lossy());
+        let script = script.replace("@PID", &std::process::id().to_string());
+        let words: Vec<&str> = std::iter::once("--rm").chain(options.split_whitespace()).collect();
+        let call = docker.run(&words, &["sh", "-c", &script]);
+        let told = format!("{} {}{}", call.code, call.out, call.err);
+        let told = told.split_whitespace().collect::<Vec<_>>().join(" ");
+        if told != *wanted {
+            different.push(format!("{options} {script}\n--- wanted\n{wanted}\n--- told\n{told}"));
+        }
+    }
+    docker.ok(&["volume", "rm", "by-themselves"]);
+    assert!(different.is_empty(), "{}", different.join("\n\n"));
+}
+
+/// Without `--runtime` it is ours that runs, by the configuration or in the place of runc.
+pub fn the_default_is_ours(docker: &Docker) {
+    assert_eq!(docker.ok(&["info", "--format", "{{.DefaultRuntime}}"]), docker.runtime());
+    docker.ok(&["run", "-d", "--name", "default", "--network", "none", IMAGE, "until-term", "3"]);
+    assert_eq!(docker.inspect("default", ".HostConfig.Runtime"), docker.runtime());
+    let id = docker.inspect("default", ".Id");
+    let shim = docker.containerd.shim_of(&id).expect("shim");
+    let names = fs::read_to_string(format!("/proc/{shim}/cmdline")).expect("command line");
+    match docker.through() {
+        Through::Path => assert!(names.contains("containerd-shim-runc-v2"), "{names}"),
+        Through::RuntimeType => assert!(names.contains("containerd-shim-davit-v2"), "{names}"),
+        // Ours by another's name: one thread, where one in Go has several.
+        Through::DropIn => {
+            assert_eq!(fs::read_dir(format!("/proc/{shim}/task")).expect("threads").count(), 1);
+        }
+    }
+    docker.ok(&["stop", "default"]);
+    assert_eq!(docker.ok(&["wait", "default"]), "3");
+    docker.ok(&["rm", "default"]);
 }

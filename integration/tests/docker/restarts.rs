@@ -13,7 +13,7 @@ pub fn policies(docker: &Docker) {
     let state = |name: &str| {
         docker.ok(&["inspect", "--format", "{{.State.Status}} {{.State.ExitCode}} {{.RestartCount}}", name])
     };
-    poll::until("the third end", 60, || (state("failing") == "exited 3 2").then_some(()));
+    poll::until("the third end", 60, || state("failing"), |seen| seen == "exited 3 2");
     docker.ok(&["rm", "failing"]);
     start(
         docker,
@@ -24,7 +24,7 @@ pub fn policies(docker: &Docker) {
     for count in 1..=2 {
         // The container may end before this exec does.
         docker.docker(&["exec", "always", "touch", "/die"]);
-        poll::until("its next life", 60, || (state("always") == format!("running 0 {count}")).then_some(()));
+        poll::until("its next life", 60, || state("always"), |seen| *seen == format!("running 0 {count}"));
     }
     docker.ok(&["stop", "--time", "0", "always"]);
     assert_eq!(state("always"), "exited 137 2");
@@ -41,11 +41,10 @@ pub fn a_killed_shim(docker: &Docker) {
         .unwrap_or_else(|| panic!("no shim of {id}: {:?}", docker.containerd.shims()));
     let init: i32 = docker.inspect("orphan", ".State.Pid").parse().expect("pid");
     kill(Pid::from_raw(shim), Signal::SIGKILL).expect("kill");
-    poll::until("docker to hear of it", 60, || {
-        (docker.inspect("orphan", ".State.Status") == "exited").then_some(())
-    });
+    let status = |name: &str| docker.inspect(name, ".State.Status");
+    poll::until("docker to hear of it", 60, || status("orphan"), |seen| seen == "exited");
     assert_eq!(docker.inspect("orphan", ".State.ExitCode"), "137");
-    poll::until("the end of its process", 10, || kill(Pid::from_raw(init), None).is_err().then_some(()));
+    poll::until_gone(init);
     docker.ok(&["start", "orphan"]);
     assert_eq!(docker.ok(&["exec", "orphan", "echo", "again"]), "again");
     docker.ok(&["rm", "--force", "orphan"]);
@@ -62,17 +61,16 @@ pub fn live_restore(docker: &mut Docker) {
     let init = docker.inspect("ends", ".State.Pid").parse().expect("pid");
     let end_it = || {
         std::fs::write(&go, "").expect("the sign to end");
-        poll::until("its end", 10, || kill(Pid::from_raw(init), None).is_err().then_some(()));
+        poll::until_gone(init);
     };
     docker.restart(Signal::SIGKILL, end_it).expect("restart after a crash");
-    poll::until("the end while docker was away", 30, || {
-        (docker.inspect("ends", ".State.Status") == "exited").then_some(())
-    });
+    let status = || docker.inspect("ends", ".State.Status");
+    poll::until("the end while docker was away", 30, status, |seen| seen == "exited");
     assert_eq!(docker.inspect("ends", ".State.ExitCode"), "8");
     assert_eq!(docker.inspect("survivor", ".State.Pid"), pid);
     let ticks = || docker.ok(&["logs", "survivor"]).lines().count();
     let before = ticks();
-    poll::until("more ticks", 30, || (ticks() > before + 3).then_some(()));
+    poll::until("more ticks", 30, ticks, |seen| *seen > before + 3);
     assert_eq!(docker.ok(&["exec", "survivor", "echo", "inside"]), "inside");
     docker.ok(&["stop", "survivor"]);
     assert_eq!(docker.inspect("survivor", ".State.ExitCode"), "6");

@@ -20,10 +20,11 @@ pub fn a_terminal(docker: &Docker) {
     let shown = screen.read_until("sum 23").expect("echo");
     assert!(shown.contains("/dev/pts/0"), "{shown}");
     let size = |screen: &mut OnTerminal, wanted: &str| {
-        poll::until("the size", 30, || {
-            screen.write("stty size; echo asked $((20 + 3))\n").ok()?;
-            screen.read_until("asked 23").ok()?.contains(wanted).then_some(())
-        });
+        let ask = || {
+            screen.write("stty size; echo asked $((20 + 3))\n").expect("type");
+            screen.read_until("asked 23").expect("answer")
+        };
+        poll::until("the size", 30, ask, |seen| seen.contains(wanted));
     };
     size(&mut screen, "41 121");
     screen.resize(30, 90).expect("resize");
@@ -52,6 +53,7 @@ pub fn stdin_and_attach(docker: &Docker) {
     assert!(text == large + "end\n");
     assert_eq!(child.wait().expect("docker").code(), Some(0));
 
+    an_attached_keyboard(docker);
     start(docker, "attached", &[], "exec until-term 4");
     let mut attached = docker
         .line(&["attach", "--no-stdin", "--sig-proxy=false", "attached"])
@@ -66,9 +68,29 @@ pub fn stdin_and_attach(docker: &Docker) {
     }
     docker.ok(&["stop", "attached"]);
     std::thread::spawn(move || lines.lines().count());
-    let status = poll::until("the end of attach", 30, || attached.try_wait().expect("wait"));
+    let status = poll::until("the end of attach", 30, || attached.try_wait().expect("wait"), Option::is_some)
+        .expect("status");
     assert_eq!(status.code(), Some(4));
     docker.ok(&["rm", "attached"]);
+}
+
+/// Attached to a terminal, typed at, left by the keys for it, and attached again.
+fn an_attached_keyboard(docker: &Docker) {
+    start(docker, "keyboard", &["-it"], "while read line; do eval \"$line\"; done");
+    let attach = docker.line(&["attach", "keyboard"]);
+    let mut screen = OnTerminal::start(&attach, 25, 80).expect("terminal");
+    screen.write("echo sum $((20 + 3))\n").expect("type");
+    screen.read_until("sum 23").expect("echo");
+    // ctrl-p ctrl-q
+    screen.write("\x10\x11").expect("type");
+    let (status, shown) = screen.finish().expect("docker");
+    assert!(shown.contains("read escape sequence") || status.success(), "{status:?} {shown}");
+    assert_eq!(docker.inspect("keyboard", ".State.Status"), "running");
+    let mut screen = OnTerminal::start(&attach, 25, 80).expect("terminal");
+    screen.write("exit 6\n").expect("type");
+    let (status, shown) = screen.finish().expect("docker");
+    assert_eq!(status.code(), Some(6), "{shown}");
+    docker.ok(&["rm", "keyboard"]);
 }
 
 pub fn large_output_is_complete(docker: &Docker) {
