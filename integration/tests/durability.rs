@@ -1,7 +1,8 @@
 //! What dies at any moment takes nothing with it that was known, and leaves nothing: the shim, containerd, a worker of
 //! the shim's; containerd of a newer release, or another file of the shim's, takes over running containers.
 //!
-//! `DURABILITY_ROUNDS` says how many deaths there are, `DURABILITY_SEED` which; the seed is in every failure.
+//! `DURABILITY_ROUNDS` says how many deaths there are, `DURABILITY_SEED` which, `DURABILITY_FIRST` from which round on;
+//! seed and round are in every failure.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -95,24 +96,59 @@ fn children(pid: i32) -> Vec<i32> {
     text.split_whitespace().filter_map(|word| word.parse().ok()).collect()
 }
 
+/// What a container's life came to.
+#[derive(Default)]
+struct Life {
+    /// SIGTERM was delivered to the running script, which ends with [`CODE`] on it.
+    termed: bool,
+    /// The exit code that the removal of its task told.
+    told: Option<u8>,
+}
+
+impl Life {
+    /// Removes the task; what that tells is its exit code, unless that is 0.
+    fn remove_task(&mut self, daemon: &Containerd, words: &[&str]) {
+        let said = daemon.ctr(words).err;
+        let digits = said
+            .split_once("exit code ")
+            .and_then(|(_, rest)| rest.split(|c: char| !c.is_ascii_digit()).next());
+        self.told = self.told.or(digits.and_then(|digits| digits.parse().ok()));
+    }
+}
+
+/// What the containers of random deaths end with by SIGTERM.
+const CODE: u8 = 9;
+
 /// A life of a container from `run` to `rm`; each step may fail, since its daemon or shim may be gone.
-fn a_life(daemon: &Containerd, id: &str) {
-    daemon.run(&["-d"], id, &["until-term", "9"]);
-    daemon.ctr(&["task", "exec", "--exec-id", "one", id, "true"]);
+fn a_life(daemon: &Containerd, id: &str) -> Life {
+    let mut life = Life::default();
+    let script = format!("trap 'exit {CODE}' TERM; touch /ready; while :; do sleep 0.05; done");
+    daemon.run(&["-d"], id, &["sh", "-c", &script]);
+    let wait = "until test -e /ready; do sleep 0.01; done";
+    let ready = daemon.ctr(&["task", "exec", "--exec-id", "one", id, "sh", "-c", wait]).code == 0;
     daemon.ctr(&["task", "pause", id]);
     daemon.ctr(&["task", "resume", id]);
-    daemon.ctr(&["task", "kill", "-s", "TERM", id]);
-    daemon.ctr(&["task", "rm", id]);
+    life.termed = daemon.ctr(&["task", "kill", "-s", "TERM", id]).code == 0 && ready;
+    if life.termed {
+        poll::within(1, || (daemon.status(id)? == "STOPPED").then_some(()));
+    }
+    life.remove_task(daemon, &["task", "rm", id]);
     daemon.ctr(&["container", "rm", id]);
+    life
 }
 
 /// Removes what is left of a container by ctr's own means.
-fn clean(daemon: &Containerd, id: &str) -> Option<()> {
+fn clean(daemon: &Containerd, id: &str, life: &mut Life) -> Option<()> {
     let known =
         |kind: &[&str]| daemon.ctr(kind).out.lines().any(|line| line.split_whitespace().next() == Some(id));
     if known(&["task", "ls"]) {
-        daemon.ctr(&["task", "kill", "-s", "KILL", id]);
-        daemon.ctr(&["task", "rm", "--force", id]);
+        // Paused, it cannot end by the signal it has got.
+        daemon.ctr(&["task", "resume", id]);
+        let ended = || (daemon.status(id)? == "STOPPED").then_some(());
+        if !life.termed || poll::within(20, ended).is_none() {
+            daemon.ctr(&["task", "kill", "-s", "KILL", id]);
+        }
+        life.remove_task(daemon, &["task", "rm", "--force", id]);
     }
     if known(&["container", "ls"]) {
         daemon.ctr(&["container", "rm", id]);
@@ -126,39 +162,55 @@ fn deaths(release: Release) {
     }
     let mut daemon = Containerd::start(release).expect("containerd");
     let seed = from_environment("DURABILITY_SEED", u64::from(std::process::id()));
-    let mut struck = BTreeMap::new();
-    for round in 0..from_environment("DURABILITY_ROUNDS", ROUNDS) {
+    let first = from_environment("DURABILITY_FIRST", 0);
+    let mut seen = BTreeMap::new();
+    for round in first..first + from_environment("DURABILITY_ROUNDS", ROUNDS) {
         let dice = random(seed.wrapping_mul(1000).wrapping_add(round));
         let victim = [Victim::Shim, Victim::Daemon, Victim::Worker][(dice % 3) as usize];
         let delay = Duration::from_millis((dice >> 8) % 900);
-        let id = daemon.id();
-        thread::scope(|scope| {
-            let life = scope.spawn(|| a_life(&daemon, &id));
-            thread::sleep(delay);
-            *struck.entry(format!("{victim:?}")).or_insert(0) += u32::from(strike(&daemon, victim, dice));
-            life.join().expect("life");
-        });
-        if victim == Victim::Daemon {
-            daemon.stop(Signal::SIGKILL);
-            daemon.start_again(release).expect("containerd again");
-        }
         let what = format!("DURABILITY_SEED={seed}, round {round}: {victim:?} after {delay:?}");
-        if poll::within(60, || clean(&daemon, &id)).is_none() {
-            panic!("{what}: {id} cannot be removed\n{}\n{}", daemon.ctr(&["task", "ls"]).out, daemon.log());
-        }
-        leaks::remove_fifos(daemon.namespace());
-        let mut left = Vec::new();
-        // A shim that nobody knows of ends by itself.
-        poll::within(90, || {
-            left = leaks::left(daemon.namespace(), daemon.dir());
-            left.iter().all(|line| line.starts_with("socket ")).then_some(())
-        });
-        // Where containerd's own removal of the bundle is faster than the `delete` it runs after a dead shim, nobody
-        // is asked to remove the socket: the file stays, with any shim.
-        left.retain(|line| !line.strip_prefix("socket ").is_some_and(is_dead));
-        assert!(left.is_empty(), "{what}: left\n{}\n{}", left.join("\n"), daemon.log());
+        let told = one_death(&mut daemon, release, (victim, delay, dice), &what);
+        *seen.entry(format!("{victim:?} {told}")).or_insert(0) += 1;
     }
-    println!("struck: {struck:?}");
+    println!("victim, whether it was there to be killed, code: {seen:?}");
+}
+
+/// One life with one death in it, after which nothing is left; says what came of it.
+fn one_death(
+    daemon: &mut Containerd,
+    release: Release,
+    (victim, delay, dice): (Victim, Duration, u64),
+    what: &str,
+) -> String {
+    let id = daemon.id();
+    let (struck, mut life) = thread::scope(|scope| {
+        let life = scope.spawn(|| a_life(daemon, &id));
+        thread::sleep(delay);
+        (strike(daemon, victim, dice), life.join().expect("life"))
+    });
+    if victim == Victim::Daemon {
+        daemon.stop(Signal::SIGKILL);
+        daemon.start_again(release).expect("containerd again");
+    }
+    if poll::within(60, || clean(daemon, &id, &mut life)).is_none() {
+        panic!("{what}: {id} cannot be removed\n{}\n{}", daemon.ctr(&["task", "ls"]).out, daemon.log());
+    }
+    leaks::remove_fifos(daemon.namespace());
+    let mut left = Vec::new();
+    // A shim that nobody knows of ends by itself.
+    poll::within(90, || {
+        left = leaks::left(daemon.namespace(), daemon.dir());
+        left.iter().all(|line| line.starts_with("socket ")).then_some(())
+    });
+    // Where containerd's own removal of the bundle is faster than the `delete` it runs after a dead shim, nobody
+    // is asked to remove the socket: the file stays, with any shim.
+    left.retain(|line| !line.strip_prefix("socket ").is_some_and(is_dead));
+    assert!(left.is_empty(), "{what}: left\n{}\n{}", left.join("\n"), daemon.log());
+    // Only the shim's death may take a container with it.
+    if life.termed && victim != Victim::Shim {
+        assert!(life.told.is_none_or(|code| code == CODE), "{what}: {:?}\n{}", life.told, daemon.log());
+    }
+    format!("{struck} {:?}", life.told)
 }
 
 /// Removes a socket that nobody listens on any more; whether it was one.
@@ -207,6 +259,11 @@ fn deaths_1_6() {
 }
 
 #[test]
+fn deaths_1_7() {
+    deaths(Release::Trixie);
+}
+
+#[test]
 fn deaths_2_1() {
     deaths(Release::Sid);
 }
@@ -221,17 +278,17 @@ fn known_codes_survive(release: Release) {
     // Ended, and the shim is killed before anybody deletes the task.
     let ended = daemon.id();
     assert_eq!(daemon.run(&["-d"], &ended, &["exit-with", "7"]).code, 0);
-    poll::until("its end", 30, || (daemon.status(&ended)? == "STOPPED").then_some(()));
+    daemon.wait_for_end(&ended);
     kill(Pid::from_raw(daemon.shim_of(&ended).expect("shim")), Signal::SIGKILL).expect("kill");
-    poll::until("the task's removal", 30, || daemon.status(&ended).is_none().then_some(()));
+    poll::until("the task's removal", 30, || daemon.status(&ended), Option::is_none);
     assert!(codes.of(&ended).iter().all(|code| *code == 7), "{:?}", codes.of(&ended));
     daemon.ok(&["container", "rm", &ended]);
     // Running: what the kill ends is said to have been killed, and is gone.
     let running = daemon.id();
     assert_eq!(daemon.run(&["-d"], &running, &["sleep", "1000"]).code, 0);
     kill(Pid::from_raw(daemon.shim_of(&running).expect("shim")), Signal::SIGKILL).expect("kill");
-    poll::until("the exit", 30, || (codes.of(&running) == [137]).then_some(()));
-    poll::until("the task's removal", 30, || daemon.status(&running).is_none().then_some(()));
+    poll::until("the exit", 30, || codes.of(&running), |seen| *seen == [137]);
+    poll::until("the task's removal", 30, || daemon.status(&running), Option::is_none);
     daemon.ok(&["container", "rm", &running]);
     drop(codes);
     // Ended while containerd was away, for longer than another shim tries to tell.
@@ -241,7 +298,7 @@ fn known_codes_survive(release: Release) {
     let pid = daemon.pid_of(&away).expect("pid");
     daemon.stop(Signal::SIGKILL);
     fs::write(format!("/proc/{pid}/root/go"), "").expect("the sign to end");
-    poll::until("its end", 30, || gone(pid).then_some(()));
+    poll::until_gone(pid);
     daemon.start_again(release).expect("containerd again");
     assert_eq!(daemon.status(&away).as_deref(), Some("STOPPED"), "{}", daemon.log());
     let deleted = daemon.ctr(&["task", "rm", &away]);
@@ -249,10 +306,6 @@ fn known_codes_survive(release: Release) {
     daemon.ok(&["container", "rm", &away]);
     leaks::remove_fifos(daemon.namespace());
     daemon.assert_nothing_left();
-}
-
-fn gone(pid: i32) -> bool {
-    fs::read_to_string(format!("/proc/{pid}/stat")).map_or(true, |stat| stat.contains(") Z"))
 }
 
 #[test]
@@ -298,7 +351,7 @@ fn daemon_upgraded_under_running_containers() {
     }
     for (id, _) in &made {
         daemon.ok(&["task", "kill", "-s", "TERM", id]);
-        poll::until("its end", 30, || (daemon.status(id)? == "STOPPED").then_some(()));
+        daemon.wait_for_end(id);
         let deleted = daemon.ctr(&["task", "rm", id]);
         assert!(deleted.err.contains("exit code 5"), "{}", deleted.err);
         daemon.ok(&["container", "rm", id]);
@@ -329,12 +382,12 @@ fn shim_replaced_under_running_containers() {
     assert_eq!(daemon.run(&["-d"], &new, &["until-term", "6"]).code, 0, "{}", daemon.log());
     // The old one dies under the new file, whose `delete` cleans up.
     kill(Pid::from_raw(daemon.shim_of(&killed).expect("shim")), Signal::SIGKILL).expect("kill");
-    poll::until("the task's removal", 30, || daemon.status(&killed).is_none().then_some(()));
+    poll::until("the task's removal", 30, || daemon.status(&killed), Option::is_none);
     daemon.ok(&["container", "rm", &killed]);
     for (id, code) in [(&old, 5), (&new, 6)] {
         assert_eq!(daemon.ok(&["task", "exec", "--exec-id", "x", id, "echo", "inside"]), "inside\n");
         daemon.ok(&["task", "kill", "-s", "TERM", id]);
-        poll::until("its end", 30, || (daemon.status(id)? == "STOPPED").then_some(()));
+        daemon.wait_for_end(id);
         let deleted = daemon.ctr(&["task", "rm", id]);
         assert!(deleted.err.contains(&format!("exit code {code}")), "{}", deleted.err);
         daemon.ok(&["container", "rm", id]);
