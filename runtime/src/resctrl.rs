@@ -3,6 +3,8 @@
 //! A container is in the group of its `closID`, else in one of its own that ends with it. Facts: the kernel's
 //! Documentation/filesystems/resctrl.rst; wording and order are runc's.
 
+mod stats;
+
 use std::cell::Cell;
 use std::collections::BTreeMap;
 use std::fs::{self, OpenOptions};
@@ -14,6 +16,8 @@ use oci_spec::runtime::LinuxIntelRdt;
 
 use crate::init::io_reason;
 use crate::spec::list;
+
+pub use stats::stats;
 
 /// Why a group can't be used.
 #[derive(Debug, thiserror::Error)]

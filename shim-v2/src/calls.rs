@@ -89,9 +89,9 @@ impl Server {
             Request::CloseIo { target, stdin } => self.close_io(&target, stdin).map(Some),
             Request::Wait(target) => self.wait(ticket, &target),
             Request::Stats(id) => {
-                let container = self.container(&id)?;
+                let container = self.container_mut(&id)?;
                 let gone = || ApiError::new(Code::NotFound, "cgroup does not exist");
-                container.cgroup.as_ref().ok_or_else(gone)?.stats().map(|any| Some(Response::Stats(any)))
+                container.cgroup.as_mut().ok_or_else(gone)?.stats().map(|any| Some(Response::Stats(any)))
             }
             Request::Connect(id) => {
                 let task = self.container(&id).map_or(0, |c| c.init.pid as u32);

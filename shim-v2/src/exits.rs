@@ -13,6 +13,7 @@ use crate::jobs::{Done, Job};
 use crate::record;
 use crate::serve::Server;
 use crate::state::Phase;
+use crate::task::Container;
 use crate::wire::events::Event;
 
 /// What init leaves behind is killed with this.
@@ -21,6 +22,14 @@ const SIGKILL: i32 = libc::SIGKILL;
 /// Whether a process has ended; it is not reaped.
 fn ended(pidfd: BorrowedFd<'_>) -> bool {
     matches!(wait(WaitFor::Pidfd(pidfd), WaitMode::Peek), Ok(Some(_)))
+}
+
+/// The first thing when init has ended: systemd is about to remove its cgroup, and is seldom as fast.
+fn note_metrics(container: &mut Container) {
+    let ended = container.init.pidfd.as_ref().is_some_and(|pidfd| ended(pidfd.as_fd()));
+    if let Some(cgroup) = container.cgroup.as_mut().filter(|cgroup| ended && cgroup.may_vanish()) {
+        cgroup.note();
+    }
 }
 
 impl Server {
@@ -45,6 +54,9 @@ impl Server {
         let Some(container) = self.containers.get_mut(&target.id) else { return false };
         let group = container.exec_kill_group && !target.exec.is_empty();
         let bundle = target.exec.is_empty().then(|| container.bundle.clone());
+        if target.exec.is_empty() {
+            note_metrics(container);
+        }
         let Ok(process) = container.process_mut(&target.exec) else { return false };
         let Some(pidfd) = &process.pidfd else { return false };
         if group && ended(pidfd.as_fd()) {

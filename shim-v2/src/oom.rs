@@ -27,8 +27,14 @@ impl Server {
         let Some(container) = self.containers.get_mut(&id) else { return };
         // The exit was published already: an OOM event behind it would be out of order.
         let ended = container.init.exit.is_some();
-        let Some(oom) = container.cgroup.as_mut().and_then(|c| c.oom.as_mut()) else { return };
+        let Some(cgroup) = container.cgroup.as_mut() else { return };
+        let Some(oom) = cgroup.oom.as_mut() else { return };
         let killed = oom.drain();
+        if killed && cgroup.may_vanish() {
+            // The victim may be the last that keeps it.
+            cgroup.note();
+        }
+        let Some(oom) = &cgroup.oom else { return };
         if ended {
             // A removed v1 cgroup makes its eventfd readable for good.
             self.poller.remove(oom.as_fd());

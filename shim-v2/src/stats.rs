@@ -1,9 +1,10 @@
 //! A container's cgroup as the shim sees it: metrics, pids, OOM kills.
 
 use std::collections::BTreeMap;
+use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
-use davit::cgroup::{Cgroup, OomWatch};
+use davit::cgroup::{Cgroup, Mode, OomWatch, Stats};
 
 use crate::api::{Any, ApiError, Code};
 use crate::wire::metrics;
@@ -14,9 +15,29 @@ pub struct Watched {
     cgroup: Cgroup,
     /// Fires on OOM kills; absent where memory is not accounted.
     pub oom: Option<OomWatch>,
-    /// The last metrics, taken when init ended: the cgroup may go before somebody asks (CRI reads oom_kill
-    /// after exit code 137).
-    last: Option<Any>,
+    keeper: Keeper,
+    /// The metrics that were read last: CRI reads oom_kill after exit code 137.
+    last: Option<Stats>,
+    /// Init has ended: they stay.
+    ended: bool,
+}
+
+/// Who removes the cgroup.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Keeper {
+    /// Delete. It can be read when init has ended.
+    Delete,
+    /// systemd, as soon as its last process has ended: a zombie counts no more (cgroup-v2.rst, "(Un)populated
+    /// Notification"), so nothing can make it wait. What was read before is kept.
+    Systemd,
+}
+
+impl Keeper {
+    /// Of a scope, or of a cgroup in one.
+    fn of(paths: &BTreeMap<String, PathBuf>) -> Keeper {
+        let is_scope = |name: &std::ffi::OsStr| name.as_bytes().ends_with(b".scope");
+        if paths.values().any(|dir| dir.iter().any(is_scope)) { Keeper::Systemd } else { Keeper::Delete }
+    }
 }
 
 impl Watched {
@@ -27,27 +48,58 @@ impl Watched {
         let paths = from_state(state_dir).or_else(|| from_proc(pid))?;
         let cgroup = Cgroup::open(&paths).inspect_err(|e| log::warn!("cgroup of pid {pid}: {e}")).ok()?;
         let oom = cgroup.oom_watch().inspect_err(|e| log::debug!("no OOM events for pid {pid}: {e}")).ok();
-        Some(Watched { cgroup, oom, last: None })
+        Some(Watched { cgroup, oom, keeper: Keeper::of(&paths), last: None, ended: false })
     }
 
-    /// Metrics now, or the last ones of a container that has ended.
+    /// Metrics now, or the last ones of a container that has ended or whose cgroup has gone.
     ///
     /// # Errors
-    /// NotFound when the cgroup is gone.
-    pub fn stats(&self) -> Result<Any, ApiError> {
-        if let Some(last) = &self.last {
-            return Ok(last.clone());
-        }
-        let gone = || ApiError::new(Code::NotFound, "cgroup does not exist");
-        if !self.cgroup.exists() {
-            return Err(gone());
-        }
-        self.cgroup.stats().map(|stats| metrics::encode(&stats)).map_err(|_| gone())
+    /// NotFound when the cgroup was gone before they were read.
+    pub fn stats(&mut self) -> Result<Any, ApiError> {
+        self.note();
+        let last = self.last.as_ref().map(metrics::encode);
+        last.ok_or_else(|| ApiError::new(Code::NotFound, "cgroup does not exist"))
     }
 
-    /// Keeps the metrics of this moment for later.
+    /// Whether systemd may remove the cgroup before Delete does.
+    #[must_use]
+    pub fn may_vanish(&self) -> bool {
+        self.keeper == Keeper::Systemd
+    }
+
+    /// Keeps the metrics of this moment, if there are any.
+    pub fn note(&mut self) {
+        if self.ended {
+            return;
+        }
+        if let Some(now) = self.read() {
+            self.last = Some(now);
+        }
+    }
+
+    /// Init has ended: keeps the metrics of this moment. Of a cgroup that is gone, those that were read last, with the
+    /// OOM kills that are known since.
     pub fn freeze_stats(&mut self) {
-        self.last = self.stats().ok();
+        self.note();
+        self.ended = true;
+        let kills = self.oom.as_ref().map_or(0, OomWatch::kills);
+        if kills > 0 {
+            let none = || match self.cgroup.mode() {
+                Mode::V2 => Stats::V2(Box::default()),
+                Mode::V1 | Mode::Hybrid => Stats::V1(Box::default()),
+            };
+            let known = match self.last.get_or_insert_with(none) {
+                Stats::V1(metrics) => &mut metrics.memory_oom_control.get_or_insert_default().oom_kill,
+                Stats::V2(metrics) => &mut metrics.memory_events.get_or_insert_default().oom_kill,
+            };
+            *known = kills.max(*known);
+        }
+    }
+
+    /// None when the cgroup is gone, also when it went meanwhile: what was read of it then may be half of it.
+    fn read(&self) -> Option<Stats> {
+        let stats = self.cgroup.stats().ok()?;
+        self.cgroup.exists().then_some(stats)
     }
 
     /// All pids, sub-cgroups included; empty when the cgroup is gone.

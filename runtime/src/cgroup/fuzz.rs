@@ -41,7 +41,7 @@ pub(crate) fn files(data: &[u8], scratch: &Path) {
     }
     for cgroup in cgroups(&dir).into_iter().flatten() {
         drop((v1::stats::read(&cgroup), v2::stats::read(&cgroup), cgroup.stats()));
-        drop((report::report(&cgroup), cgroup.oom_kills(), cgroup.pids(), cgroup.exists()));
+        drop((report::report(&cgroup, None), cgroup.oom_kills(), cgroup.pids(), cgroup.exists()));
     }
     device_rules(&text);
     let numbers = report::cpu_list(&text);

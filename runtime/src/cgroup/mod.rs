@@ -483,12 +483,13 @@ impl Cgroup {
         }
     }
 
-    /// Counters and limits as runc's `events` prints them: the `data` of a stats event.
+    /// Counters and limits as runc's `events` prints them: the `data` of a stats event. What resctrl counts for the
+    /// container is part of it.
     ///
     /// # Errors
     /// As [`Cgroup::stats`].
-    pub fn report(&self) -> Result<serde_json::Value, Error> {
-        report::report(self)
+    pub fn report(&self, resctrl: Option<serde_json::Value>) -> Result<serde_json::Value, Error> {
+        report::report(self, resctrl)
     }
 
     /// A sub-cgroup in every hierarchy, for `exec --cgroup name`. It must exist to be attached to.

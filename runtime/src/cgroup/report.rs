@@ -12,12 +12,12 @@ use super::stats::{self, Files};
 use super::{Cgroup, v1, v2};
 
 /// The `data` of a stats event.
-pub(super) fn report(cgroup: &Cgroup) -> Result<Value, Error> {
+pub(super) fn report(cgroup: &Cgroup, resctrl: Option<Value>) -> Result<Value, Error> {
     let mut data = match cgroup.mode {
         Mode::V2 => of_v2(cgroup)?,
         Mode::V1 | Mode::Hybrid => of_v1(cgroup)?,
     };
-    data.insert("intel_rdt".into(), json!({}));
+    data.insert("intel_rdt".into(), resctrl.unwrap_or_else(|| json!({})));
     // runc fills it for networks of its own making only, which an OCI config can't ask for.
     data.insert("network_interfaces".into(), Value::Null);
     Ok(Value::Object(data))

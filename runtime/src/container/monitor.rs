@@ -6,6 +6,7 @@ use std::time::Instant;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
 use super::lifecycle::{load, open_init};
+use super::state::State;
 use super::{Error, Result, Runtime, Status};
 use crate::cgroup::{self, Cgroup, OomWatch};
 use crate::init::Failure;
@@ -14,6 +15,7 @@ use crate::init::Failure;
 #[derive(Debug)]
 pub struct Monitor {
     cgroup: Cgroup,
+    state: State,
     init: OwnedFd,
     oom: Option<OomWatch>,
 }
@@ -36,7 +38,7 @@ impl Monitor {
             return Err(Error::NotRunning);
         }
         let init = open_init(&container.state)?.ok_or(Error::NotRunning)?;
-        Ok(Monitor { cgroup: container.cgroup, init, oom: None })
+        Ok(Monitor { cgroup: container.cgroup, state: container.state, init, oom: None })
     }
 
     /// Begins to count OOM kills. Where memory is not accounted a warning says so and none will be told.
@@ -59,7 +61,7 @@ impl Monitor {
     /// # Errors
     /// [`Error::Cgroup`] when the cgroup is gone.
     pub fn stats(&self) -> Result<serde_json::Value> {
-        Ok(self.cgroup.report()?)
+        Ok(self.cgroup.report(self.state.resctrl_stats()?)?)
     }
 
     /// Waits until a moment for something to happen. OOM kills are told before the end that they cause.

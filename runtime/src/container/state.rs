@@ -334,6 +334,19 @@ impl State {
         all.collect()
     }
 
+    /// What its group of resctrl may use and uses, as in runc's `events`; None when the config has no intelRdt.
+    ///
+    /// # Errors
+    /// When the host has no resctrl any more.
+    pub fn resctrl_stats(&self) -> Result<Option<serde_json::Value>> {
+        if self.config.intel_rdt.is_none() {
+            return Ok(None);
+        }
+        let monitoring = Some(Path::new(&self.intel_rdt_mon_path)).filter(|dir| !dir.as_os_str().is_empty());
+        let root = crate::resctrl::root()?;
+        Ok(Some(crate::resctrl::stats(&root, Path::new(&self.intel_rdt_path), monitoring)))
+    }
+
     /// Removes the container's groups in resctrl. A group with a closID is the host's and stays, but for the
     /// container's part of it.
     pub fn remove_resctrl(&self) -> Result<()> {

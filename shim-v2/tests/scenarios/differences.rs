@@ -183,6 +183,7 @@ pub const DIFFERENCES: &[Difference] = &[
         "oom_comes_before_exit",
         "once the cgroup is gone Stats is not found, and CRI does not see the OOM kill",
     ),
+    always("metrics_outlive_a_scope_that_systemd_removes", "once the cgroup is gone Stats is not found"),
     not_asked("bulk_output_leaves_no_memory", "it measures the memory of davit's shim"),
     sometimes(
         "logging_program_s_environment_and_end",

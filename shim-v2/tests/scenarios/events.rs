@@ -52,6 +52,55 @@ pub fn oom_comes_before_exit(daemon: &Daemon) {
     client.delete("c", "").unwrap();
 }
 
+/// systemd removes a scope's cgroup as soon as it is empty: here at a moment at which the shim could not look.
+pub fn metrics_outlive_a_scope_that_systemd_removes(daemon: &Daemon) {
+    if !Path::new("/sys/fs/cgroup/memory").exists() {
+        eprintln!(
+            "SKIPPED metrics_outlive_a_scope_that_systemd_removes: needs the memory controller on cgroup v1"
+        );
+        return;
+    }
+    let hog = "until test -e /go; do sleep .1; done; exec dd if=/dev/zero of=/dev/null bs=200M count=1";
+    daemon.make_bundle("c", hog, |config| {
+        let path = config["linux"]["cgroupsPath"].as_str().unwrap().to_owned() + ".scope";
+        config["linux"]["cgroupsPath"] = path.into();
+        config["linux"]["resources"] =
+            serde_json::json!({"memory": {"limit": 20_000_000, "swap": 20_000_000}});
+    });
+    let mut client = Client::connect(&daemon.start_shim("c"));
+    let pid = daemon.create(&mut client, "c", &Io::none()).unwrap();
+    client.start("c", "").unwrap();
+    client.stats("c").unwrap();
+    let shim = client.shim_pid();
+    signal(shim, Signal::SIGSTOP);
+    fs::write(daemon.bundle("c").join("rootfs/go"), "").unwrap();
+    until("its end", || {
+        let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap();
+        stat.rsplit_once(") Z").map(drop)
+    });
+    for dir in daemon.cgroups("c.scope") {
+        until("an empty cgroup", || fs::remove_dir(&dir).ok());
+    }
+    // cgroup v1 tells of the removal in the same way as of the kill, a little later.
+    until("both notices", || {
+        let mut infos = fs::read_dir(format!("/proc/{shim}/fdinfo")).unwrap().flatten();
+        let both = |info: fs::DirEntry| {
+            let text = fs::read_to_string(info.path()).unwrap_or_default();
+            text.lines().any(|line| line.starts_with("eventfd-count:") && line.ends_with(" 2"))
+        };
+        infos.any(both).then_some(())
+    });
+    signal(shim, Signal::SIGCONT);
+    assert_eq!(client.wait("c", ""), 137);
+    daemon.events().wait("/tasks/exit", "c");
+    assert_eq!(daemon.events().topics("c"), ["create", "start", "oom", "exit"]);
+    let stats = client.stats("c").unwrap();
+    let metrics = containerd_shim_protos::cgroups::metrics::Metrics::parse_from_bytes(&stats.value).unwrap();
+    assert_eq!(metrics.memory_oom_control.oom_kill, 1, "known since the last look");
+    assert_eq!(metrics.memory.usage.limit, 19_996_672, "of the last look");
+    client.delete("c", "").unwrap();
+}
+
 pub fn events_wait_for_an_absent_daemon(daemon: &Daemon) {
     fs::remove_file(daemon.ttrpc()).unwrap();
     let mut client = daemon.created("c", "exit 9", &Io::none());
