@@ -83,7 +83,9 @@ fn davit_manages_runcs_containers() {
         assert_eq!(list[0]["id"], c.id);
 
         c.simple("start").ok();
+        // At once: runc's init has said that it goes on, and may not have executed its program yet.
         assert_eq!(c.status(), "running");
+        c.exec(&[], &["true"]).ok();
         assert_eq!(without_version(state_by(&c, runc)), without_version(c.state()));
         wait_until("the program", || c.simple("ps").ok().stdout.contains("sleep 1000"));
 

@@ -19,7 +19,7 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::socket::{ControlMessage, MsgFlags, sendmsg};
 use oci_spec::runtime::{Mount, Spec};
 
-use super::state::Dir;
+use super::dir::Dir;
 use super::{Activation, Error, Result, short_path};
 
 /// Directory in a container's state directory that is bound to [`IN_CONTAINER`].

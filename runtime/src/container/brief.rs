@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 
 use super::Result;
 use super::process_stat::ProcessStat;
-use super::state::State;
+use super::state::{Maker, State};
 use crate::cgroup::Cgroup;
 
 /// How such a file begins. runc has no such key, and drops it when it writes the file anew.
@@ -35,6 +35,9 @@ pub struct Brief {
     pub labels: Vec<String>,
     /// The cgroup whose freezer is used, with its key.
     pub freezer: BTreeMap<String, PathBuf>,
+    /// Who wrote the file.
+    #[serde(skip)]
+    pub maker: Maker,
 }
 
 impl Brief {
@@ -51,6 +54,7 @@ impl Brief {
             rootfs: state.config.rootfs.clone(),
             labels: state.config.labels.clone().unwrap_or_default(),
             freezer: freezer.map(|(key, dir)| (key.clone(), dir.clone())).into_iter().collect(),
+            maker: state.maker(),
         }
     }
 
@@ -121,7 +125,7 @@ mod tests {
 
     fn state() -> State {
         serde_json::from_value(serde_json::json!({
-            "id": "x1", "init_process_pid": 7, "init_process_start": 8, "created": "c",
+            "davit_brief": {}, "id": "x1", "init_process_pid": 7, "init_process_start": 8, "created": "c",
             "config": {"rootfs": "/b/rootfs", "version": "1.2.0", "labels": ["bundle=/b", "k=v=w"]},
             "cgroup_paths": {"": "/sys/fs/cgroup/unified/x1", "freezer": "/sys/fs/cgroup/freezer/x1"}
         }))
@@ -144,7 +148,9 @@ mod tests {
     #[test]
     fn a_file_of_others_is_read_whole() {
         let text = serde_json::to_vec(&state()).unwrap();
-        assert_eq!(Brief::from_text(&text).unwrap(), Brief::of(&state()));
+        // As runc writes it, which keeps no foreign key.
+        let others = Brief { maker: Maker::Other, ..Brief::of(&state()) };
+        assert_eq!(Brief::from_text(&text).unwrap(), others);
         assert!(Brief::from_text(&text[..text.len() / 2]).is_err());
     }
 }

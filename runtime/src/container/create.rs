@@ -8,11 +8,12 @@ use nix::fcntl::OFlag;
 use nix::sys::stat::Mode;
 use oci_spec::runtime::{LinuxNamespaceType, LinuxResources, Spec};
 
+use super::dir::{Dir, write_atomically};
 use super::idmap::{self, IdRange};
 use super::listener::send_filter;
 use super::runc_config::RuncConfig;
 use super::spawn::{Launch, Spawned, spawn};
-use super::state::{Dir, State, unit_manager, write_atomically};
+use super::state::{State, unit_manager};
 use super::{
     CgroupManager, Console, CreateOptions, Error, NotifySocket, Result, RootSwitch, Runtime, Started,
 };

@@ -5,11 +5,12 @@ use std::os::fd::AsFd;
 use oci_spec::runtime::{Process, Spec};
 
 use super::create::{check_preserved, send_pidfd};
+use super::dir::{Dir, write_atomically};
 use super::idmap::IdRange;
 use super::lifecycle::open_init;
 use super::listener::send_filter;
 use super::spawn::{Launch, Spawned, spawn};
-use super::state::{Dir, State, write_atomically};
+use super::state::State;
 use super::{Error, ExecOptions, Result, Runtime, Started, Status};
 use crate::cgroup::Cgroup;
 use crate::init::{Gate, HookOutput, HookState};

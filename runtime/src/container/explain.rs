@@ -5,7 +5,7 @@ use std::path::Path;
 use oci_spec::runtime::{Hook, Process, Spec};
 
 use super::create::{Planned, absolute, planned};
-use super::state::Dir;
+use super::dir::Dir;
 use super::{CreateOptions, Result, Runtime};
 use crate::cgroup::{Cgroup, Mode};
 use crate::plan::{Description, Step, exec_plan};

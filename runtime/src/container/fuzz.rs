@@ -4,11 +4,12 @@ use std::path::Path;
 
 use oci_spec::runtime::Spec;
 
+use super::dir::{merge, validate_id};
 use super::idmap;
 use super::process_stat::ProcessStat;
 use super::rootless::{parse_ranges, user_name};
 use super::runc_config::RuncConfig;
-use super::state::{State, merge, validate_id};
+use super::state::State;
 use super::{CgroupManager, RootSwitch, Runtime};
 use crate::spec;
 

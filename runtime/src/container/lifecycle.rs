@@ -10,8 +10,9 @@ use std::time::{Duration, Instant};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use oci_spec::runtime::{LinuxIntelRdt, LinuxResources};
 
+use super::dir::{Dir, validate_id};
 use super::process_stat::ProcessStat;
-use super::state::{Dir, IntelRdt, State, validate_id};
+use super::state::{IntelRdt, Maker, State};
 use super::{ContainerState, Error, KillTarget, Result, Runtime, Status};
 use crate::cgroup::Cgroup;
 use crate::init::{Failure, HookState, run_host_hooks};
@@ -38,13 +39,14 @@ pub(super) fn load(runtime: &Runtime, id: &str) -> Result<Loaded> {
 pub(super) fn status(dir: &Dir, state: &State, cgroup: &Cgroup) -> Result<Status> {
     match state.init_process_pid {
         0 => Ok(Status::Creating),
-        _ => status_of(dir, state.live_init()?, || Ok(cgroup.is_frozen()?)),
+        _ => status_of(dir, state.live_init()?, state.maker(), || Ok(cgroup.is_frozen()?)),
     }
 }
 
 fn status_of(
     dir: &Dir,
     init: Option<ProcessStat>,
+    maker: Maker,
     is_frozen: impl FnOnce() -> Result<bool>,
 ) -> Result<Status> {
     let Some(init) = init else { return Ok(Status::Stopped) };
@@ -53,9 +55,10 @@ fn status_of(
     }
     Ok(match init.executed {
         _ if dir.fifo().exists() => Status::Created,
-        // `run` has no FIFO: its init is still at work.
-        false => Status::Creating,
-        true => Status::Running,
+        // `run` has no FIFO: its init is still at work. runc always has one; its init closes it a moment before it
+        // executes the program (since 1.1.12, CVE-2024-21626), and is running for runc from then on.
+        false if maker == Maker::Davit => Status::Creating,
+        _ => Status::Running,
     })
 }
 
@@ -151,7 +154,7 @@ pub(super) fn state(runtime: &Runtime, id: &str) -> Result<ContainerState> {
     let brief = dir.read_brief()?;
     let status = match brief.pid {
         0 => Status::Creating,
-        _ => status_of(&dir, brief.live_init()?, || Ok(brief.freezer()?.is_frozen()?))?,
+        _ => status_of(&dir, brief.live_init()?, brief.maker, || Ok(brief.freezer()?.is_frozen()?))?,
     };
     let owner_uid = std::fs::metadata(dir.path()).map_err(|e| Error::io("stat", dir.path(), e))?.uid();
     Ok(ContainerState {
@@ -381,5 +384,33 @@ fn hook_state(state: &State, status: &'static str, pid: i32) -> HookState {
         pid,
         bundle: state.bundle().display().to_string(),
         annotations: state.annotations(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::container::CgroupManager;
+
+    /// Without its FIFO an init that has executed nothing is davit's `run` at work, or runc's, started.
+    #[test]
+    fn an_init_past_its_gate() {
+        let root = tempfile::tempdir().unwrap();
+        let runtime =
+            Runtime { root: root.path().to_owned(), cgroups: CgroupManager::Cgroupfs, rootless: false };
+        let dir = Dir::of(&runtime, "x").unwrap();
+        dir.create().unwrap();
+        let status = |executed, maker, frozen| {
+            let init = ProcessStat { state: 'S', start: 1, executed };
+            status_of(&dir, Some(init), maker, || Ok(frozen)).unwrap()
+        };
+        assert_eq!(status(false, Maker::Davit, false), Status::Creating);
+        assert_eq!(status(false, Maker::Other, false), Status::Running);
+        assert_eq!(status(true, Maker::Davit, false), Status::Running);
+        assert_eq!(status(false, Maker::Other, true), Status::Paused);
+        std::fs::write(dir.fifo(), "").unwrap();
+        assert_eq!(status(false, Maker::Davit, false), Status::Created);
+        assert_eq!(status(false, Maker::Other, false), Status::Created);
+        assert_eq!(status_of(&dir, None, Maker::Other, || Ok(false)).unwrap(), Status::Stopped);
     }
 }

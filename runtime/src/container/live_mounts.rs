@@ -10,9 +10,10 @@ use nix::fcntl::OFlag;
 use nix::sys::stat::Mode;
 use oci_spec::runtime::Mount as SpecMount;
 
+use super::dir::Dir;
 use super::lifecycle::{open_init, status};
 use super::mounts::{From, prepare_mounts};
-use super::state::{Dir, State};
+use super::state::State;
 use super::{Error, Result, Runtime, Status};
 use crate::cgroup::Cgroup;
 use crate::init::{Channel, Context, Failure, Heard, Kind, PreparedMounts, become_root, join_process};

@@ -13,6 +13,7 @@ mod activation;
 mod brief;
 mod checks;
 mod create;
+mod dir;
 mod error;
 mod exec;
 mod explain;
@@ -242,7 +243,7 @@ pub fn start(runtime: &Runtime, id: &str) -> Result<()> {
 /// # Errors
 /// [`Error::InvalidId`], or when a socket can't be made or connected.
 pub fn notify_socket(runtime: &Runtime, id: &str, manager: &OsStr) -> Result<Option<NotifySocket>> {
-    NotifySocket::bind(&state::Dir::of(runtime, id)?, manager)
+    NotifySocket::bind(&dir::Dir::of(runtime, id)?, manager)
 }
 
 /// [`create`] and [`start`] in one, without the exec fifo.

@@ -34,18 +34,23 @@ fn owned(fd: libc::c_long) -> OwnedFd {
     unsafe { OwnedFd::from_raw_fd(fd as RawFd) }
 }
 
-/// Whether a descriptor is the root of a mount (STATX_ATTR_MOUNT_ROOT, kernel 5.8).
+/// Whether a descriptor is the root of a mount; `None` on a kernel that can't tell (before 5.8).
 ///
 /// # Errors
 /// Those of statx(2).
-pub fn is_mount_root(fd: BorrowedFd<'_>) -> io::Result<bool> {
-    const STATX_ATTR_MOUNT_ROOT: u64 = 0x2000;
+pub fn is_mount_root(fd: BorrowedFd<'_>) -> io::Result<Option<bool>> {
     // SAFETY: statx is plain data for which all-zero is valid.
     let mut found: libc::statx = unsafe { std::mem::zeroed() };
     // SAFETY: the path is the empty string; the kernel writes one statx.
     let ret = unsafe { libc::statx(fd.as_raw_fd(), c"".as_ptr(), libc::AT_EMPTY_PATH, 0, &raw mut found) };
     check(libc::c_long::from(ret))?;
-    Ok(found.stx_attributes & STATX_ATTR_MOUNT_ROOT != 0)
+    Ok(mount_root_in(found.stx_attributes, found.stx_attributes_mask))
+}
+
+/// The answer in statx's attributes, which mean something only where their mask says so.
+fn mount_root_in(attributes: u64, mask: u64) -> Option<bool> {
+    const STATX_ATTR_MOUNT_ROOT: u64 = 0x2000;
+    (mask & STATX_ATTR_MOUNT_ROOT != 0).then_some(attributes & STATX_ATTR_MOUNT_ROOT != 0)
 }
 
 /// fsopen(2): a context for a new filesystem of this type.
@@ -212,4 +217,22 @@ pub fn mount_setattr(mount: BorrowedFd<'_>, attr: &MountAttr, reach: Reach) -> i
         )
     })
     .map(drop)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::fd::AsFd;
+
+    use super::*;
+
+    #[test]
+    fn a_kernel_that_does_not_know_says_so() {
+        assert_eq!(mount_root_in(0x2000, 0x2000), Some(true));
+        assert_eq!(mount_root_in(0, 0x2000), Some(false));
+        assert_eq!(mount_root_in(0x2000, 0), None);
+        let proc = std::fs::File::open("/proc").unwrap();
+        assert_eq!(is_mount_root(proc.as_fd()).unwrap(), Some(true));
+        let own = std::fs::File::open("/proc/self").unwrap();
+        assert_eq!(is_mount_root(own.as_fd()).unwrap(), Some(false));
+    }
 }
