@@ -1,7 +1,7 @@
 //! The few fields of config.json that the shim itself needs, without parsing the rest.
 
 use std::collections::HashMap;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use crate::io::Owner;
 
@@ -83,6 +83,15 @@ pub fn wants_own_copy(bundle: &Path) -> bool {
     // What can't be met is the error of create.
     davit::selfexe::demand(value.map(String::as_str))
         .is_ok_and(|demand| demand == davit::selfexe::Demand::Copy)
+}
+
+/// The place of a container's cgroups, where config.json names one below the mount points: an absolute path. (A
+/// relative one, or none, means below the cgroup of the process that makes it; systemd's form is a unit's.)
+#[must_use]
+pub fn cgroups_path(bundle: &Path) -> Option<PathBuf> {
+    let read = std::fs::read(bundle.join("config.json")).ok()?;
+    let config: Config = serde_json::from_slice(&read).ok()?;
+    Some(PathBuf::from(config.linux.cgroups_path)).filter(|path| path.is_absolute())
 }
 
 /// Reads a bundle's facts.

@@ -104,7 +104,8 @@ impl Server {
         let Some(container) = self.containers.get_mut(id) else { return };
         container.made = false;
         // A worker that failed has cleaned up; one that was killed has not.
-        if container.backend.has_state(id) || !container.rootfs.is_empty() {
+        let external = !container.backend.is_inproc();
+        if external || container.backend.has_state(id) || !container.rootfs.is_empty() {
             let (backend, bundle, name) =
                 (container.backend.clone(), container.bundle.clone(), id.to_owned());
             let job = Job::Undo(id.to_owned(), error.clone());

@@ -457,6 +457,15 @@ impl Cgroup {
         stopped.and(remove::remove(self))
     }
 
+    /// Removes its directories that have no process and no sub-cgroup, waiting a second for processes that are
+    /// about to end. One that stays in use, or is not there, is fine: it need not be this container's.
+    ///
+    /// # Errors
+    /// [`Error::Io`].
+    pub fn remove_empty(&self) -> Result<(), Error> {
+        remove::remove_empty(self)
+    }
+
     /// How many of its processes the OOM killer has killed: `oom_kill` of memory.events, or of
     /// memory.oom_control (kernel 4.13). None where memory is not accounted.
     #[must_use]

@@ -17,6 +17,11 @@ use super::{stuck, tree};
 
 /// How long killed processes may take to be gone before they are reported.
 const SECONDS: u64 = 5;
+/// How long processes that are about to end may hold a cgroup that is to be removed only when it is empty.
+const EMPTY_SECONDS: u64 = 1;
+/// First and longest pause between two looks.
+const FIRST_DELAY: Duration = Duration::from_millis(1);
+const LONGEST_DELAY: Duration = Duration::from_millis(100);
 
 /// See [`Cgroup::remove`]. Every hierarchy is tried; the first error is reported.
 pub(super) fn remove(cgroup: &Cgroup) -> Result<(), Error> {
@@ -26,6 +31,25 @@ pub(super) fn remove(cgroup: &Cgroup) -> Result<(), Error> {
         first = first.and(remove_member(member, deadline));
     }
     first
+}
+
+/// See [`Cgroup::remove_empty`]. Every hierarchy is tried; the first error is reported.
+pub(super) fn remove_empty(cgroup: &Cgroup) -> Result<(), Error> {
+    let deadline = Deadline::after(EMPTY_SECONDS);
+    let mut first = Ok(());
+    for member in &cgroup.members {
+        first = first.and(remove_empty_member(member, deadline));
+    }
+    first
+}
+
+fn remove_empty_member(member: &Member, deadline: Deadline) -> Result<(), Error> {
+    let mut delay = FIRST_DELAY;
+    while !rmdir(member)? && !deadline.passed() {
+        thread::sleep(delay.min(deadline.left()));
+        delay = (delay * 2).min(LONGEST_DELAY);
+    }
+    Ok(())
 }
 
 /// One rmdir when it is empty, else its sub-cgroups, then waiting.
@@ -82,11 +106,10 @@ impl Wait {
             Version::V2 => dir.open_file("cgroup.events", OFlag::O_RDONLY).ok(),
             Version::V1 => None,
         };
-        Wait { events, delay: Duration::from_millis(1) }
+        Wait { events, delay: FIRST_DELAY }
     }
 
     fn for_change(&mut self, deadline: Deadline) -> Result<(), Error> {
-        const LONGEST: Duration = Duration::from_millis(100);
         if let Some(events) = self.events.as_ref().filter(|events| is_populated(events)) {
             return wait_event(events.as_fd(), deadline).map_err(|errno| Error::Io {
                 action: "poll",
@@ -96,7 +119,7 @@ impl Wait {
         }
         // v1, or empty and yet busy: the last process is just being taken off.
         thread::sleep(self.delay.min(deadline.left()));
-        self.delay = (self.delay * 2).min(LONGEST);
+        self.delay = (self.delay * 2).min(LONGEST_DELAY);
         Ok(())
     }
 }

@@ -244,6 +244,9 @@ impl Backend {
         if self.has_state(id) {
             return self.delete(id, bundle, Force::Yes);
         }
+        if !self.is_inproc() {
+            remove_empty_cgroups(id, bundle);
+        }
         mount::unmount_recursive(&bundle.join("rootfs")).map_err(|e| e.to_string())
     }
 
@@ -280,6 +283,20 @@ impl Backend {
             log: bundle.join("log.json"),
             systemd_cgroup: self.systemd_cgroup,
         }
+    }
+}
+
+/// Another runtime that was killed in its create may have made cgroups and no state that names them. Only what is empty
+/// goes. (davit writes its state first. systemd ends a scope whose last process is gone by itself.)
+fn remove_empty_cgroups(id: &str, bundle: &Path) {
+    use davit::cgroup::{Cgroup, Layout, OnDenied};
+    let Some(path) = crate::config::cgroups_path(bundle) else { return };
+    let removed = Layout::detect()
+        .and_then(|layout| Cgroup::resolve(&layout, id, Some(&path), OnDenied::Fail))
+        .and_then(|cgroup| cgroup.remove_empty());
+    if let Err(e) = removed {
+        // An empty cgroup harms nobody; the container's end is what counts.
+        log::warn!("{id}: remove what a killed runtime has left: {e}");
     }
 }
 

@@ -147,8 +147,13 @@ impl Client {
         self.call("Connect", &pb::ConnectRequest { id: id.into(), ..Default::default() }).unwrap()
     }
 
+    /// Go's shim may be gone before it has answered, which containerd takes for success. davit's answers.
     pub fn shutdown(&mut self) {
-        self.call::<pb::Empty>("Shutdown", &pb::ShutdownRequest::new()).unwrap();
+        let id = self.send(V2, "Shutdown", &pb::ShutdownRequest::new());
+        match self.try_receive::<pb::Empty>(id) {
+            Some(_) => {}
+            None => assert!(super::is_go(), "the answer to Shutdown"),
+        }
     }
 
     /// A call on a container as a whole.

@@ -53,9 +53,14 @@ pub fn talk_to_go(expected_to_fail: bool) {
     V3_ONLY.set(true);
 }
 
+/// Whether the current test is about Go's shim.
+pub fn is_go() -> bool {
+    V3_ONLY.get()
+}
+
 /// The service to name instead of `service`.
 pub fn served(service: &str) -> &str {
-    if V3_ONLY.get() && service == V2 { V3 } else { service }
+    if is_go() && service == V2 { V3 } else { service }
 }
 
 pub const V2: &str = "containerd.task.v2.Task";

@@ -59,6 +59,32 @@ pub fn state_answers_while_create_is_slow(daemon: &Daemon) {
     client.receive::<pb::DeleteResponse>(delete).unwrap();
 }
 
+/// A runtime that is killed before it has a state: what names its cgroups then is config.json alone.
+pub fn a_killed_runtime_leaves_no_empty_cgroup(daemon: &Daemon) {
+    let base = [Path::new("/sys/fs/cgroup/pids"), Path::new("/sys/fs/cgroup")];
+    let base = base.into_iter().find(|dir| dir.join("cgroup.procs").exists()).unwrap();
+    let script = daemon.dir.path().join("mortal-runtime");
+    let create = |id: &str, below: &str| {
+        let dir = base.join(&daemon.namespace).join(id);
+        fs::write(&script, format!("#!/bin/sh\nmkdir -p {}{below}\nkill -9 $$\n", dir.display())).unwrap();
+        assert!(Command::new("chmod").arg("755").arg(&script).status().unwrap().success());
+        daemon.make_bundle(id, "exit 0", |_| ());
+        let mut client = Client::connect(&daemon.start_shim(id));
+        let mut request = daemon.create_request(id, &Io::none());
+        request.options = MessageField::some(daemon.options_with(&script.display().to_string()));
+        client.call::<pb::CreateTaskResponse>("Create", &request).unwrap_err();
+        assert!(!daemon.is_mounted(id));
+        client.shutdown();
+        dir
+    };
+    assert!(!create("empty", "").exists());
+    let held = create("held", "/inner");
+    assert!(held.join("inner").exists(), "one that somebody uses stays");
+    fs::remove_dir(held.join("inner")).unwrap();
+    daemon.delete_command("held");
+    assert!(!held.exists(), "delete removes it once it is empty");
+}
+
 pub fn missing_runtime_is_named(daemon: &Daemon) {
     daemon.make_bundle("c", "exit 0", |_| ());
     let mut client = Client::connect(&daemon.start_shim("c"));
