@@ -142,6 +142,18 @@ fn processes_enter_a_container_on_an_old_kernel() {
         .unwrap();
         world.call(&["mounts", "add", &c.id, file.to_str().unwrap()]).run().ok();
         assert!(c.sh("grep ' /late ' /proc/self/mountinfo").contains(" ro,"));
+        // The container must not see a bind before it is read-only.
+        let dir = world.path("bound");
+        fs::create_dir_all(&dir).unwrap();
+        let add = |options: serde_json::Value| {
+            let mount = json!([{"destination": "/bound", "type": "bind", "source": dir, "options": options}]);
+            fs::write(&file, mount.to_string()).unwrap();
+            world.call(&["mounts", "add", &c.id, file.to_str().unwrap()]).run()
+        };
+        for options in [json!(["bind", "ro"]), json!(["bind"])] {
+            add(options).fails(1, "a bind into a running container needs mount_setattr(2), kernel 5.12");
+        }
+        assert_eq!(c.sh("grep -c ' /bound ' /proc/self/mountinfo || true"), "0");
         c.finish();
     }
 }

@@ -92,7 +92,15 @@ fn open_bind(mount: &Mount, path: &Path, reach: Reach, from: From) -> Result<Opt
         // A slave: else what is mounted in it would show at its source.
         From::Host => Ok(open().ok().map(Prepared::Source)),
         From::Container => {
-            let tree = open().during("open source", || path.display().to_string())?;
+            let tree = open().during("open source", || path.display().to_string()).map_err(|failure| {
+                match failure.errno {
+                    // A bind that is attached before it is changed would be there without its options for a
+                    // moment, for all that runs in the container.
+                    libc::ENOSYS => failure
+                        .with_detail("a bind into a running container needs mount_setattr(2), kernel 5.12"),
+                    _ => failure,
+                }
+            })?;
             Ok(Some(Prepared::Source(tree)))
         }
     }

@@ -446,7 +446,6 @@ impl Init<'_> {
         }
     }
 
-    /// Marks all descriptors but the program's; those opened later are marked as they are opened.
     /// Sets all limits, but of descriptors only the hard one: with few of them init could not go on.
     fn set_rlimits(&mut self, limits: &[(Resource, RLimit)]) -> Result<(), Failure> {
         let mut now = limits.to_vec();
@@ -459,6 +458,7 @@ impl Init<'_> {
         identity::set_rlimits(0, &now)
     }
 
+    /// Marks all descriptors but the program's; those opened later are marked as they are opened.
     fn close_at_exec(&mut self) -> Result<(), Failure> {
         if let Some(limit) = self.descriptor_limit.take() {
             identity::set_rlimits(0, &[(DESCRIPTORS, limit)])?;

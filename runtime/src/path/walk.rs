@@ -100,6 +100,13 @@ impl Walk<'_> {
             }
             Some((flags, _)) if is_link && flags.contains(OFlag::O_NOFOLLOW) => Err(Errno::ELOOP.into()),
             _ if is_link => self.follow(&there).map(|()| None),
+            // What was looked at, and not what has its name by now.
+            Some((flags, _)) if flags.contains(OFlag::O_PATH) => {
+                match flags.contains(OFlag::O_DIRECTORY) && kind != libc::S_IFDIR {
+                    true => Err(Errno::ENOTDIR.into()),
+                    false => Ok(Some(there)),
+                }
+            }
             Some((flags, mode)) => self.open(name, flags, mode).map(Some),
             None if kind != libc::S_IFDIR => Err(Errno::ENOTDIR.into()),
             None => {

@@ -1,7 +1,8 @@
 //! Changing mounts: mount_setattr(2), and mount(2) on kernels before 5.12.
 //!
-//! The old call changes only what is attached, so there a mount is attached first and changed right after: nothing
-//! but the runtime's own process runs in the new mount namespace by then.
+//! The old call changes only what is attached, so there a mount is attached first and changed right after. At create
+//! nothing but the runtime's own process runs in the new mount namespace by then; into a container that runs
+//! nothing is bound before 5.12 (`container::mounts`).
 
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};

@@ -39,8 +39,8 @@ pub struct Console {
 impl Console {
     /// Opens a new pseudo-terminal through the container's `/dev/pts/ptmx`.
     ///
-    /// The node is verified before it is opened, for to open a device is to use it; and the slave comes from the master by TIOCGPTPEER (kernel 4.13), not by a
-    /// path: `/dev/pts/0` may be anything (CVE-2025-52565).
+    /// The node is verified before it is opened, for to open a device is to use it; and the slave comes from the
+    /// master by TIOCGPTPEER (kernel 4.13), not by a path: `/dev/pts/0` may be anything (CVE-2025-52565).
     ///
     /// # Errors
     /// ENOENT without a devpts, ENOSPC when it is full.

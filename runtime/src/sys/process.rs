@@ -357,7 +357,8 @@ pub fn only_stdio(command: &mut std::process::Command) {
         };
         if code == 0 { Ok(()) } else { Err(io::Error::from_raw_os_error(code)) }
     };
-    // SAFETY: in the forked child: two system calls, no allocation, no lock.
+    // SAFETY: in the forked child: two system calls, no allocation, no lock. Before kernel 5.11 a directory is read,
+    // which allocates: our programs have one thread, so that nobody can have held the allocator's lock at the fork.
     unsafe { command.pre_exec(settle) };
 }
 
