@@ -9,6 +9,7 @@
 #![forbid(unsafe_code)]
 
 pub mod containerd;
+pub mod deaths;
 pub mod docker;
 pub mod leaks;
 pub mod net;

@@ -1,20 +1,18 @@
 //! What dies at any moment takes nothing with it that was known, and leaves nothing: the shim, containerd, a worker of
 //! the shim's; containerd of a newer release, or another file of the shim's, takes over running containers.
 //!
-//! `DURABILITY_ROUNDS` says how many deaths there are, `DURABILITY_SEED` which, `DURABILITY_FIRST` from which round on;
-//! seed and round are in every failure.
+//! The environment says how many deaths there are and which: see `davit_integration::deaths`.
 
 use std::collections::BTreeMap;
 use std::fs;
-use std::io::{BufRead, BufReader, ErrorKind};
-use std::os::unix::net::UnixStream;
+use std::io::{BufRead, BufReader};
 use std::path::Path;
 use std::process::{Child, Stdio};
 use std::sync::{Arc, Mutex};
 use std::thread;
-use std::time::{Duration, Instant};
 
 use davit_integration::containerd::{Containerd, Options};
+use davit_integration::deaths::{self, Death, Victim};
 use davit_integration::setup::{self, Release};
 use davit_integration::{leaks, poll, skip};
 use nix::sys::signal::{Signal, kill};
@@ -28,18 +26,6 @@ fn missing(releases: &[Release]) -> Option<String> {
         let trees = releases.iter().map(|r| r.bin().map_err(|e| format!("packages of {r:?}: {e:#}")));
         trees.filter_map(Result::err).next()
     })
-}
-
-/// A number that differs from round to round and is the same for the same seed (splitmix64).
-fn random(seed: u64) -> u64 {
-    let mut z = seed.wrapping_mul(0x9E37_79B9_7F4A_7C15).wrapping_add(0x9E37_79B9_7F4A_7C15);
-    z = (z ^ (z >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
-    z = (z ^ (z >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
-    z ^ (z >> 31)
-}
-
-fn from_environment(name: &str, otherwise: u64) -> u64 {
-    std::env::var(name).ok().and_then(|text| text.parse().ok()).unwrap_or(otherwise)
 }
 
 /// Exit codes by container, as containerd has published them.
@@ -81,19 +67,6 @@ impl Drop for Codes {
         let _ = kill(Pid::from_raw(self.listener.id() as i32), Signal::SIGTERM);
         let _ = self.listener.wait();
     }
-}
-
-/// What is killed.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Victim {
-    Shim,
-    Worker,
-    Daemon,
-}
-
-fn children(pid: i32) -> Vec<i32> {
-    let text = fs::read_to_string(format!("/proc/{pid}/task/{pid}/children")).unwrap_or_default();
-    text.split_whitespace().filter_map(|word| word.parse().ok()).collect()
 }
 
 /// What a container's life came to.
@@ -156,116 +129,50 @@ fn clean(daemon: &Containerd, id: &str, life: &mut Life) -> Option<()> {
     (!known(&["task", "ls"]) && !known(&["container", "ls"])).then_some(())
 }
 
-fn deaths(release: Release) {
+fn random_deaths(release: Release) {
     if let Some(reason) = missing(&[release]) {
         skip!("{reason}");
     }
     let mut daemon = Containerd::start(release).expect("containerd");
-    let seed = from_environment("DURABILITY_SEED", u64::from(std::process::id()));
-    let first = from_environment("DURABILITY_FIRST", 0);
-    let mut seen = BTreeMap::new();
-    for round in first..first + from_environment("DURABILITY_ROUNDS", ROUNDS) {
-        let dice = random(seed.wrapping_mul(1000).wrapping_add(round));
-        let victim = [Victim::Shim, Victim::Daemon, Victim::Worker][(dice % 3) as usize];
-        let delay = Duration::from_millis((dice >> 8) % 900);
-        let what = format!("DURABILITY_SEED={seed}, round {round}: {victim:?} after {delay:?}");
-        let told = one_death(&mut daemon, release, (victim, delay, dice), &what);
-        *seen.entry(format!("{victim:?} {told}")).or_insert(0) += 1;
-    }
-    println!("victim, whether it was there to be killed, code: {seen:?}");
+    deaths::each(ROUNDS, 900, |death| one_death(&mut daemon, release, death));
 }
 
 /// One life with one death in it, after which nothing is left; says what came of it.
-fn one_death(
-    daemon: &mut Containerd,
-    release: Release,
-    (victim, delay, dice): (Victim, Duration, u64),
-    what: &str,
-) -> String {
+fn one_death(daemon: &mut Containerd, release: Release, death: &Death) -> String {
     let id = daemon.id();
     let (struck, mut life) = thread::scope(|scope| {
         let life = scope.spawn(|| a_life(daemon, &id));
-        thread::sleep(delay);
-        (strike(daemon, victim, dice), life.join().expect("life"))
+        (death.strike(daemon), life.join().expect("life"))
     });
-    if victim == Victim::Daemon {
+    if death.victim == Victim::Daemon {
         daemon.stop(Signal::SIGKILL);
         daemon.start_again(release).expect("containerd again");
     }
     if poll::within(60, || clean(daemon, &id, &mut life)).is_none() {
-        panic!("{what}: {id} cannot be removed\n{}\n{}", daemon.ctr(&["task", "ls"]).out, daemon.log());
+        panic!("{death}: {id} cannot be removed\n{}\n{}", daemon.ctr(&["task", "ls"]).out, daemon.log());
     }
     leaks::remove_fifos(daemon.namespace());
-    let mut left = Vec::new();
-    // A shim that nobody knows of ends by itself.
-    poll::within(90, || {
-        left = leaks::left(daemon.namespace(), daemon.dir());
-        left.iter().all(|line| line.starts_with("socket ")).then_some(())
-    });
-    // Where containerd's own removal of the bundle is faster than the `delete` it runs after a dead shim, nobody
-    // is asked to remove the socket: the file stays, with any shim.
-    left.retain(|line| !line.strip_prefix("socket ").is_some_and(is_dead));
-    assert!(left.is_empty(), "{what}: left\n{}\n{}", left.join("\n"), daemon.log());
+    death.assert_nothing_left(daemon);
     // Only the shim's death may take a container with it.
-    if life.termed && victim != Victim::Shim {
-        assert!(life.told.is_none_or(|code| code == CODE), "{what}: {:?}\n{}", life.told, daemon.log());
+    if life.termed && death.victim != Victim::Shim {
+        assert!(life.told.is_none_or(|code| code == CODE), "{death}: {:?}\n{}", life.told, daemon.log());
     }
     format!("{struck} {:?}", life.told)
 }
 
-/// Removes a socket that nobody listens on any more; whether it was one.
-fn is_dead(socket: &str) -> bool {
-    let refused = UnixStream::connect(socket).is_err_and(|e| e.kind() == ErrorKind::ConnectionRefused);
-    refused && fs::remove_file(socket).is_ok()
-}
-
-/// Kills; whether there was anything to kill.
-fn strike(daemon: &Containerd, victim: Victim, dice: u64) -> bool {
-    // A shim or a worker may not be there yet, and workers live for a few milliseconds only.
-    let end = Instant::now() + Duration::from_millis(300);
-    loop {
-        let victims = match victim {
-            Victim::Daemon => vec![daemon.pid()],
-            Victim::Shim => serving(daemon).collect(),
-            Victim::Worker => serving(daemon).flat_map(workers).collect(),
-        };
-        if let Some(pid) = victims.get((dice >> 32) as usize % victims.len().max(1)) {
-            return kill(Pid::from_raw(*pid), Signal::SIGKILL).is_ok();
-        }
-        if Instant::now() > end {
-            return false;
-        }
-    }
-}
-
-/// Shims, without those that are one call of containerd's.
-fn serving(daemon: &Containerd) -> impl Iterator<Item = i32> {
-    daemon.shims().into_iter().filter(|pid| {
-        let line = fs::read_to_string(format!("/proc/{pid}/cmdline")).unwrap_or_default();
-        !line.ends_with("start\0") && !line.ends_with("delete\0")
-    })
-}
-
-/// Children that run the shim's own program; a container's process runs another.
-fn workers(shim: i32) -> impl Iterator<Item = i32> {
-    let program = |pid: i32| fs::read_to_string(format!("/proc/{pid}/comm")).unwrap_or_default();
-    let own = program(shim);
-    children(shim).into_iter().filter(move |&child| program(child) == own)
-}
-
 #[test]
 fn deaths_1_6() {
-    deaths(Release::Bookworm);
+    random_deaths(Release::Bookworm);
 }
 
 #[test]
 fn deaths_1_7() {
-    deaths(Release::Trixie);
+    random_deaths(Release::Trixie);
 }
 
 #[test]
 fn deaths_2_1() {
-    deaths(Release::Sid);
+    random_deaths(Release::Sid);
 }
 
 /// An exit that the shim has seen is told by containerd after the shim was killed, and once only.

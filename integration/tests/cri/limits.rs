@@ -2,7 +2,7 @@
 
 use davit_integration::poll;
 use k8s_cri::v1::{
-    ContainerStatsRequest, LinuxContainerResources, ListContainerStatsRequest,
+    ContainerStatsRequest, LinuxContainerResources, ListContainerStatsRequest, PodSandboxStatsRequest,
     UpdateContainerResourcesRequest,
 };
 
@@ -40,6 +40,12 @@ pub fn stats_and_updates(node: &Node) {
     poll::until("more time on the processor", 30, &mut usage, |seen| seen.0 > first.0);
     let all = pod.cri.list_container_stats(ListContainerStatsRequest { filter: None }).expect("list").stats;
     assert!(all.iter().any(|stats| stats.attributes.as_ref().is_some_and(|a| a.id == id)));
+    let request = PodSandboxStatsRequest { pod_sandbox_id: pod.id.clone() };
+    let stats = pod.cri.pod_sandbox_stats(request).expect("pod's stats").stats.expect("stats");
+    let linux = stats.linux.expect("linux");
+    assert!(linux.containers.iter().any(|stats| stats.attributes.as_ref().is_some_and(|a| a.id == id)));
+    let processes = linux.process.and_then(|process| process.process_count).map_or(0, |n| n.value);
+    assert!(processes >= 2, "{processes} processes in the pod");
     let request = UpdateContainerResourcesRequest {
         container_id: id.clone(),
         linux: Some(limited(96 << 20, 40_000)),

@@ -2,6 +2,7 @@
 //! and CNI's plugins. One daemon serves all scenarios of a test, several at a time.
 
 mod client;
+mod deaths;
 mod ends;
 mod execs;
 mod limits;
@@ -10,6 +11,7 @@ mod node;
 mod pods;
 mod restarts;
 mod security;
+mod soak;
 mod streams;
 
 use std::thread;
@@ -50,7 +52,8 @@ const GROUPS: &[&[Scenario]] = &[
 /// With the daemon to themselves.
 const ALONE: &[fn(&mut Node)] = &[restarts::shim_killed, restarts::daemon_restarted];
 
-fn on_a_node(release: Release) {
+/// One scenario on a daemon of its own.
+fn alone_on_a_node(release: Release, scenario: fn(&mut Node)) {
     if let Some(reason) = setup::missing() {
         skip!("{reason}");
     }
@@ -58,10 +61,19 @@ fn on_a_node(release: Release) {
         skip!("packages of {release:?} or CNI's plugins: {e:#}");
     }
     let mut node = Node::start(release).expect("containerd with CRI");
+    scenario(&mut node);
+    node.finish();
+}
+
+fn on_a_node(release: Release) {
+    alone_on_a_node(release, all);
+}
+
+fn all(node: &mut Node) {
     let wanted = std::env::var("CRI_SCENARIO").unwrap_or_default();
     thread::scope(|scope| {
         for group in GROUPS {
-            let (node, wanted) = (&node, &wanted);
+            let (node, wanted) = (&*node, &wanted);
             let most = if node.release == Release::Trixie { 2 } else { group.len() };
             scope.spawn(move || {
                 let named = group.iter().filter(|(name, _)| name.contains(wanted.as_str()));
@@ -73,9 +85,8 @@ fn on_a_node(release: Release) {
         }
     });
     if "alone".contains(wanted.as_str()) {
-        ALONE.iter().for_each(|scenario| scenario(&mut node));
+        ALONE.iter().for_each(|scenario| scenario(node));
     }
-    node.finish();
 }
 
 #[test]
@@ -92,4 +103,19 @@ fn cri_1_7() {
 #[test]
 fn cri_2_1() {
     on_a_node(Release::Sid);
+}
+
+#[test]
+fn deaths_1_6() {
+    alone_on_a_node(Release::Bookworm, deaths::at_random_points);
+}
+
+#[test]
+fn deaths_2_1() {
+    alone_on_a_node(Release::Sid, deaths::at_random_points);
+}
+
+#[test]
+fn soak_2_1() {
+    alone_on_a_node(Release::Sid, soak::pods_and_execs);
 }

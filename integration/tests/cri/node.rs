@@ -234,8 +234,12 @@ impl Pod<'_> {
     }
 
     pub fn status(&mut self, id: &str) -> ContainerStatus {
+        self.try_status(id).expect("status")
+    }
+
+    pub fn try_status(&mut self, id: &str) -> Result<ContainerStatus, Status> {
         let request = ContainerStatusRequest { container_id: id.to_owned(), verbose: false };
-        self.cri.container_status(request).expect("status").status.expect("status")
+        Ok(self.cri.container_status(request)?.status.expect("status"))
     }
 
     /// Waits for a container's end; gives its exit code and the reason.
@@ -269,10 +273,12 @@ impl Pod<'_> {
     }
 
     pub fn stop(&mut self, id: &str, seconds: i64) {
+        self.try_stop(id, seconds).unwrap_or_else(|e| panic!("stop: {e}\n{}", self.node.containerd.log()));
+    }
+
+    pub fn try_stop(&mut self, id: &str, seconds: i64) -> Result<(), Status> {
         let request = StopContainerRequest { container_id: id.to_owned(), timeout: seconds };
-        self.cri
-            .stop_container(request)
-            .unwrap_or_else(|e| panic!("stop: {e}\n{}", self.node.containerd.log()));
+        self.cri.stop_container(request).map(drop)
     }
 
     /// The host's pid of a container's (or the sandbox's) first process.
@@ -285,6 +291,13 @@ impl Pod<'_> {
     /// The text of a container's log.
     pub fn log(&self, name: &str) -> String {
         fs::read_to_string(format!("{}/{name}.log", self.config.log_directory)).unwrap_or_default()
+    }
+
+    /// Stops and removes the pod, once.
+    pub fn try_remove(&mut self) -> Result<(), Status> {
+        self.cri.stop_pod_sandbox(StopPodSandboxRequest { pod_sandbox_id: self.id.clone() })?;
+        let request = RemovePodSandboxRequest { pod_sandbox_id: self.id.clone() };
+        self.cri.remove_pod_sandbox(request).map(drop)
     }
 
     /// Stops and removes the pod, each twice as kubelet may.

@@ -75,7 +75,8 @@ pub fn log_and_its_rotation(node: &Node) {
     poll::until("the lines after", 30, || pod.log("logger"), |seen| seen.contains(" F x"));
     let log = pod.log("logger");
     assert!(log.lines().next().is_some_and(|line| line.ends_with("stdout F second")), "{log:.200}");
-    // A long line is split at 16 KiB, and nothing of it is lost.
+    // A long line is split at 16 KiB, each part but the last with the tag for it, and nothing of it is lost.
+    assert_eq!(log.lines().filter(|line| line.contains(" stdout P x")).count(), 2, "{log:.200}");
     let long: usize = log.lines().skip(1).map(|line| line.matches('x').count()).sum();
     assert_eq!(long, 40_000);
     pod.stop(&id, 0);

@@ -31,7 +31,8 @@ pub fn shim_killed(node: &mut Node) {
     let ended = |seen: &PodSandboxState| *seen == PodSandboxState::SandboxNotready;
     poll::until("the sandbox to be seen ended", 30, || sandbox_state(&mut pod), ended);
     poll::until_gone(first);
-    pod.remove();
+    // While containerd cleans up after the dead shim, its answer is "ttrpc: closed" (with any shim): kubelet asks again.
+    poll::until("the pod's removal", 30, || pod.try_remove(), Result::is_ok).expect("removal");
 }
 
 /// Orderly and by a crash: containers run on, and the code of one that ends meanwhile is not lost.

@@ -100,19 +100,33 @@ pub fn seccomp_and_apparmor(node: &Node) {
         let unshared = pod.exec_sync(&id, &["unshare", "-U", "true"], 10).expect("exec");
         assert_eq!(unshared.0 == 0, name != "default", "{name}: {unshared:?}");
     }
-    // Without AppArmor in the kernel, containerd asks for nothing by default and refuses what names a profile.
-    if !std::path::Path::new("/sys/kernel/security/apparmor").exists() {
-        let named = profile(ProfileType::Localhost, "no-such-profile");
-        let context = LinuxContainerSecurityContext { apparmor: Some(named), ..Default::default() };
-        let error = pod.try_run(secured("named", context)).expect_err("no AppArmor");
-        assert!(error.message().to_lowercase().contains("apparmor"), "{error}");
-    }
-    let none = profile(ProfileType::Unconfined, "");
-    let context = LinuxContainerSecurityContext { apparmor: Some(none), ..Default::default() };
-    let id = pod.run(secured("unconfined-too", context));
-    assert_eq!(
-        pod.output(&id, "cat /proc/self/attr/current 2>/dev/null || echo none").trim_matches('\0'),
-        "none"
-    );
+    apparmor(&mut pod);
     pod.remove();
+}
+
+/// What the field makes of a container. Without AppArmor in the kernel, containerd refuses what asks for a profile.
+fn apparmor(pod: &mut crate::node::Pod<'_>) {
+    let there = std::path::Path::new("/sys/kernel/security/apparmor").exists();
+    let cases = [
+        ("unconfined-too", ProfileType::Unconfined, "", Some(if there { "unconfined" } else { "none" })),
+        (
+            "default-too",
+            ProfileType::RuntimeDefault,
+            "",
+            there.then_some("cri-containerd.apparmor.d (enforce)"),
+        ),
+        ("named", ProfileType::Localhost, "no-such-profile", None),
+    ];
+    for (name, kind, path, wanted) in cases {
+        let profile = SecurityProfile { profile_type: kind.into(), localhost_ref: path.to_owned() };
+        let context = LinuxContainerSecurityContext { apparmor: Some(profile), ..Default::default() };
+        match (pod.try_run(secured(name, context)), wanted) {
+            (Ok(id), Some(wanted)) => {
+                let shown = pod.output(&id, "cat /proc/self/attr/current 2>/dev/null || echo none");
+                assert_eq!(shown.trim_matches('\0'), wanted, "{name}");
+            }
+            (Err(e), None) => assert!(e.message().to_lowercase().contains("apparmor"), "{name}: {e}"),
+            (answer, _) => panic!("{name}: {answer:?}"),
+        }
+    }
 }

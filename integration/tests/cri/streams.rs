@@ -37,7 +37,18 @@ pub fn exec_attach_and_port_forward(node: &Node) {
     let [out, _, result] = stream.rest().expect("rest");
     assert!(out.contains("got typed"), "{out}");
     assert!(result.contains("Success"), "{result}");
+    // Neither input nor standard output is asked for.
+    let request = ExecRequest {
+        container_id: server.clone(),
+        cmd: ["sh", "-c", "echo out; echo err >&2"].map(str::to_owned).to_vec(),
+        stderr: true,
+        ..Default::default()
+    };
+    let url = pod.cri.exec(request).expect("Exec").url;
+    let [out, err, result] = Stream::open(&pod.node.net, &url, "").expect("stream").rest().expect("rest");
+    assert_eq!((out.as_str(), err.as_str()), ("", "err\n"), "{result}");
     attach(&mut pod);
+    attach_to_a_terminal(&mut pod);
     port_forward(&mut pod);
     pod.remove();
 }
@@ -60,6 +71,23 @@ fn attach(pod: &mut Pod<'_>) {
     // A client that went away ends nothing.
     poll::until("the log", 30, || pod.log("attached"), |seen| seen.contains("got two"));
     pod.stop(&id, 0);
+}
+
+fn attach_to_a_terminal(pod: &mut Pod<'_>) {
+    let script = "until [ \"$(stty size)\" = '33 99' ]; do usleep 10000; done; echo sized; read line
+        echo got $line; exit 5";
+    let mut config = container("terminal", &["sh", "-c", script]);
+    (config.stdin, config.tty) = (true, true);
+    let id = pod.run(config);
+    let request =
+        AttachRequest { container_id: id.clone(), stdin: true, stdout: true, stderr: false, tty: true };
+    let url = pod.cri.attach(request).expect("Attach").url;
+    let mut stream = Stream::open(&pod.node.net, &url, "").expect("stream");
+    stream.send(channel::SIZE, br#"{"Width":99,"Height":33}"#).expect("size");
+    stream.read_until(channel::OUT, "sized").expect("size");
+    stream.send(channel::IN, b"typed\n").expect("send");
+    stream.read_until(channel::OUT, "got typed").expect("answer");
+    assert_eq!(pod.end(&id).0, 5);
 }
 
 fn port_forward(pod: &mut Pod<'_>) {
