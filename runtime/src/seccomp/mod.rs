@@ -19,6 +19,7 @@ mod dispatch;
 pub mod interpreter;
 pub mod names;
 mod rules;
+mod tables;
 #[cfg(test)]
 mod tests;
 

@@ -6,13 +6,13 @@
 //! - The crate's aarch64 table calls `newfstatat` by another name and lists calls that only 32-bit
 //!   machines have (403 to 423, `*_time64`).
 //! - Arm's private calls (0x0f0000 + n, asm/unistd.h of arm).
-//! - Names that are Rust keywords (`break`).
 //! - Calls of Linux 6.10 to 6.17: the crate's versions that know them need a newer Rust than 1.85.
 //! - x86 reaches the socket and System V IPC calls through `socketcall` and `ipc` too.
 
-use syscalls::{aarch64, arm, x86, x86_64};
+use syscalls::{aarch64, x86, x86_64};
 
 use super::arch::{Abi, X32_BIT};
+use super::tables::{AARCH64, ARM, X86, X86_64};
 
 /// The number of a call in an ABI, x32's with bit 30; None where the ABI has no such call.
 #[must_use]
@@ -25,20 +25,18 @@ pub fn number(abi: Abi, name: &str) -> Option<u32> {
 pub fn name(abi: Abi, nr: u32) -> Option<&'static str> {
     // Each table by its own reckoning: the inverse of `number`, fix-ups included.
     let plain = if abi == Abi::X32 { nr & !X32_BIT } else { nr };
-    let index = usize::try_from(plain).ok()?;
     let same = |name: &'static str| (number(abi, name) == Some(nr)).then_some(name);
     let own = match abi {
-        Abi::X86_64 | Abi::X32 => x86_64::Sysno::new(index).map(|call| call.name()),
-        Abi::X86 => x86::Sysno::new(index).map(|call| call.name()),
-        Abi::Aarch64 => aarch64::Sysno::new(index).map(|call| call.name()),
-        Abi::Arm => arm::Sysno::new(index).map(|call| call.name()),
+        Abi::X86_64 | Abi::X32 => X86_64.name(plain),
+        Abi::X86 => X86.name(plain),
+        Abi::Aarch64 => AARCH64.name(plain),
+        Abi::Arm => ARM.name(plain),
     };
     let renamed = match own {
-        Some("r#break") => Some("break"),
         Some("fstatat") if abi == Abi::Aarch64 => Some("newfstatat"),
         other => other,
     };
-    let moved = || x86_64::Sysno::iter().map(|call| call.name()).find_map(same);
+    let moved = || X86_64.names().find_map(same);
     renamed
         .and_then(same)
         .or_else(|| NEWER.iter().copied().find_map(same))
@@ -61,14 +59,11 @@ const NEWER: [&str; 10] = [
 
 fn tabled(abi: Abi, name: &str) -> Option<u32> {
     match abi {
-        Abi::X86_64 => name.parse().ok().map(|nr: x86_64::Sysno| nr as u32),
+        Abi::X86_64 => X86_64.number(name),
         Abi::X32 => x32(name).map(|nr| nr | X32_BIT),
-        Abi::X86 => {
-            let name = if name == "break" { "r#break" } else { name };
-            name.parse().ok().map(|nr: x86::Sysno| nr as u32)
-        }
+        Abi::X86 => X86.number(name),
         Abi::Aarch64 => aarch64(name),
-        Abi::Arm => name.parse().ok().map(|nr: arm::Sysno| nr as u32).or_else(|| arm_private(name)),
+        Abi::Arm => ARM.number(name).or_else(|| arm_private(name)),
     }
 }
 
@@ -152,7 +147,7 @@ fn aarch64(name: &str) -> Option<u32> {
         "sync_file_range2" => return None,
         _ => {}
     }
-    let nr = name.parse().ok().map(|nr: aarch64::Sysno| nr as u32)?;
+    let nr = AARCH64.number(name)?;
     if name == "fstatat" || (403..=423).contains(&nr) { None } else { Some(nr) }
 }
 
@@ -172,7 +167,7 @@ fn arm_private(name: &str) -> Option<u32> {
 /// x32, without bit 30.
 fn x32(name: &str) -> Option<u32> {
     use x86_64::Sysno as Nr;
-    let nr: Nr = name.parse().ok()?;
+    let nr = Nr::new(usize::try_from(X86_64.number(name)?).ok()?)?;
     Some(match nr {
         Nr::rt_sigaction => 512,
         Nr::rt_sigreturn => 513,
