@@ -76,7 +76,7 @@ impl<'w> Attacker<'w> {
 }
 
 /// Makes the image's entry point: a script whose interpreter is whatever executes it.
-fn entry(bundle: &Bundle, interpreter: &str) {
+pub fn entry(bundle: &Bundle, interpreter: &str) {
     fs::write(bundle.rootfs("entry.staged"), format!("#!{interpreter}\n")).unwrap();
     let install = |words: &[&str]| {
         let done = Command::new(words[0]).args(&words[1..]).current_dir(bundle.rootfs("")).status().unwrap();
@@ -122,12 +122,19 @@ int main(int argc, char **argv) {
 }
 "#;
 
-/// The exploit overwrites the file of a program that enters the container without the defence.
-fn assert_the_exploit_works(world: &World) {
+/// Builds it. `weak PID PROGRAM…` enters the container of a process; as the interpreter of an [`entry`] it waits a
+/// moment.
+pub fn weak(world: &World) -> PathBuf {
     let (source, weak) = (world.path("weak.c"), world.path("weak"));
     fs::write(&source, WEAK).unwrap();
     let compiled = Command::new("cc").args(["-static", "-O1", "-o"]).arg(&weak).arg(&source).status();
     assert!(compiled.expect("cc").success());
+    weak
+}
+
+/// The exploit overwrites the file of a program that enters the container without the defence.
+fn assert_the_exploit_works(world: &World) {
+    let weak = weak(world);
     let attacker = Attacker::start(world, "/proc/self/exe");
     for _ in 0..200 {
         let pid = attacker.container.pid().to_string();

@@ -66,9 +66,19 @@ fn ghsa_5g49_names_of_files_are_no_paths() {
         json!({"rdma": {format!("../{}/x", canary.name()): {"hcaHandles": 1}}}),
     ];
     for view in [View::PureV2, View::Host] {
+        // Its cgroup is beside the canary: so the names would lead there.
+        let beside = unique("davit-beside");
+        let mut bundle = world.bundle();
+        bundle.args(&["sleep", "1000"]).set("/linux/cgroupsPath", json!(format!("/{beside}")));
+        let mut c = world.container(&bundle);
+        c.view = view;
+        let c = c.started();
+        assert!(canary.0.with_file_name(&beside).join(&depth).exists(), "{view:?}: {depth}");
+        c.finish();
         for resources in &resources {
             let mut bundle = world.bundle();
             bundle.args(&["true"]).set("/linux/resources", resources.clone());
+            bundle.set("/linux/cgroupsPath", json!(format!("/{}", unique("davit-beside"))));
             let mut c = world.container(&bundle);
             c.view = view;
             let output = c.run(&[]);
@@ -131,20 +141,27 @@ fn cgroups_paths_do_not_climb() {
 #[test]
 fn crun_1_28_exec_joins_no_cgroup_above() {
     let Some(world) = enter("crun_1_28_exec_joins_no_cgroup_above") else { return };
-    let mut bundle = world.bundle();
-    bundle.args(&["sleep", "1000"]);
-    let c = world.container(&bundle).started();
-    let own = host::v1_path(&c.pid().to_string(), "pids");
-    for name in ["..", "../..", "/../..", "a/../../..", "pids:../..", "pids:/..", ".", "pids,memory:../x"] {
-        let exec = c.exec(&["--cgroup", name], &["cat", "/proc/self/cgroup"]);
-        if exec.code == 0 {
-            // A name that means the container's own cgroup.
-            let own = own.clone().unwrap_or_default();
-            let line = exec.stdout.lines().find(|line| line.contains(":pids:")).unwrap_or_default();
-            assert!(line.ends_with(&own), "{name}: {}", exec.stdout);
+    for view in [View::Host, View::PureV2] {
+        let mut bundle = world.bundle();
+        bundle.args(&["sleep", "1000"]);
+        let mut c = world.container(&bundle);
+        c.view = view;
+        let c = c.started();
+        let own = c.sh("cat /proc/1/cgroup");
+        let names =
+            ["..", "../..", "/../..", "a/../../..", "pids:../..", "pids:/..", ".", "pids,memory:../x"];
+        let mut refused = 0;
+        for name in names {
+            let exec = c.exec(&["--cgroup", name], &["cat", "/proc/self/cgroup"]);
+            if exec.code == 0 {
+                // A name that means the container's own cgroup.
+                assert_eq!(exec.stdout.trim_end(), own, "{view:?} {name}");
+            }
+            refused += u32::from(exec.code != 0);
         }
+        assert!(refused > 0, "{view:?}");
+        c.finish();
     }
-    c.finish();
 }
 
 /// Without a cgroup namespace the container sees the host's tree, and may not write it.
@@ -153,24 +170,29 @@ fn cve_2023_25809_the_hosts_cgroups_are_read_only() {
     let Some(world) = enter("cve_2023_25809_the_hosts_cgroups_are_read_only") else { return };
     for view in [View::Host, View::PureV2] {
         let mut bundle = world.bundle();
-        let map = json!([{"containerID": 0, "hostID": 100_000, "size": 65536}]);
+        // As with rootless containers: root inside is who owns the cgroups outside, so that modes keep nobody out.
+        let map = json!([{"containerID": 0, "hostID": 0, "size": 65536}]);
         bundle
             .push("/linux/namespaces", json!({"type": "user"}))
             .set("/linux/uidMappings", map.clone())
-            .set("/linux/gidMappings", map)
-            .for_user_namespace(100_000);
+            .set("/linux/gidMappings", map);
         // What the config asks for: writable.
         let mounts = bundle.config["mounts"].as_array().unwrap().clone();
         let others: Vec<_> = mounts.into_iter().filter(|mount| mount["type"] != "cgroup").collect();
         bundle.set("/mounts", json!(others)).mount("/sys/fs/cgroup", "cgroup", "cgroup", &["rw"]);
-        bundle.script(
-            "find /sys/fs/cgroup -name cgroup.procs | while read f; do \
+        // The same without the defence: the host's tree, bound. There its own cgroup can be written.
+        bundle.mount("/mnt", "bind", "/sys/fs/cgroup", &["rbind", "rw"]).script(
+            "for d in /mnt/pids$(sed -n s/.*:pids://p /proc/self/cgroup) /mnt$(sed -n s/^0:://p /proc/self/cgroup); do \
+             [ -d $d ] && (echo $$ >$d/cgroup.procs) && mkdir $d/x && rmdir $d/x && echo weak && break; done; \
+             find /sys/fs/cgroup -name cgroup.procs | while read f; do \
              (echo $$ >$f) 2>/dev/null && echo wrote $f; (mkdir ${f%/*}/x) 2>/dev/null && echo made $f; done; \
              find /sys/fs/cgroup -name cgroup.procs | wc -l",
         );
         let mut c = world.container(&bundle);
         c.view = view;
-        let output = c.run(&[]).ok().stdout;
+        let output = c.run(&[]).ok();
+        let (output, said) = (output.stdout, output.stderr);
+        let output = output.strip_prefix("weak\n").unwrap_or_else(|| panic!("no attack: {output} {said}"));
         assert!(!output.contains("wrote") && !output.contains("made"), "{view:?}: {output}");
         assert!(output.trim().parse::<u32>().unwrap() > 0, "{view:?}: there is something to write to");
         c.assert_nothing_left();

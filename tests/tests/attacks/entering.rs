@@ -8,13 +8,18 @@ use serde_json::json;
 use crate::support::{Canary, creates, enter};
 
 /// Looks at every process that it can see: its descriptors, root, working directory, memory, environment. `met` is a
-/// process that is not the container's own program; `ROOT` and the like say what could be reached of it.
+/// process that is not the container's own program; `ROOT` and the like say what could be reached of it, and `EXE` that
+/// all could.
 const WATCHER: &str = r#"
 echo ready >>/out/log
 while :; do
     for p in /proc/[0-9]*; do
         # A process whose file can not be seen is none of the container's, unless it has ended.
-        if [ -e $p/exe ]; then continue; fi
+        if [ -e $p/exe ]; then
+            # One that can be looked into runs the container's program, or it has ended meanwhile.
+            [ $p/exe -ef /bin/busybox ] || { [ -e $p/exe ] && echo EXE >>/out/log; }
+            continue
+        fi
         read -r pid name state rest <$p/stat || continue
         if [ "$state" = Z ] || [ "$state" = X ]; then continue; fi
         echo met >>/out/log
@@ -41,12 +46,20 @@ fn cve_2016_9962_nothing_of_an_exec_can_be_taken() {
     let mut bundle = world.bundle();
     bundle.mount("/out", "bind", out.to_str().unwrap(), &["rbind", "rw"]);
     bundle.script(&WATCHER.replace("CANARY", &canary.text()[1..]));
+    crate::binary::entry(&bundle, "/proc/self/exe");
     let c = world.container(&bundle).started();
     let count = |word: &str| {
         let text = fs::read_to_string(out.join("log")).unwrap_or_default();
         text.lines().filter(|line| *line == word).count()
     };
     wait_until("the watcher", || count("ready") > 0);
+    // A program that enters without becoming undumpable is caught.
+    let (weak, pid) = (crate::binary::weak(&world), c.pid().to_string());
+    wait_until("the watcher to catch a program without the defence", || {
+        let _ = std::process::Command::new(&weak).args([&pid, "/entry"]).status();
+        count("EXE") > 0
+    });
+    fs::write(out.join("log"), "").unwrap();
     for _ in 0..creates() {
         c.exec(&[], &["true"]).ok();
     }
@@ -56,7 +69,7 @@ fn cve_2016_9962_nothing_of_an_exec_can_be_taken() {
         count("met") > 2
     });
     println!("met {} times", count("met"));
-    for word in ["ROOT", "CWD", "FD", "MEMORY"] {
+    for word in ["EXE", "ROOT", "CWD", "FD", "MEMORY"] {
         assert_eq!(count(word), 0, "{word}: {}", fs::read_to_string(out.join("log")).unwrap_or_default());
     }
     c.finish();
@@ -90,7 +103,7 @@ fn cve_2016_9962_nothing_of_a_create_can_be_taken() {
     c.create(&[]).ok();
     let before = count("met");
     wait_until("the watcher to meet a created container", || count("met") > before);
-    for word in ["ROOT", "CWD", "FD", "MEMORY"] {
+    for word in ["EXE", "ROOT", "CWD", "FD", "MEMORY"] {
         assert_eq!(count(word), 0, "{word}: {}", fs::read_to_string(out.join("log")).unwrap_or_default());
     }
     c.finish();

@@ -252,7 +252,10 @@ fn nul_bytes_are_errors() {
     ] {
         let mut bundle = world.bundle();
         bundle.args(&["true"]).set(pointer, value);
-        assert_ne!(run(&world, &bundle).code, 0, "{pointer}");
+        let output = run(&world, &bundle);
+        assert_ne!(output.code, 0, "{pointer}");
+        let said = output.error().to_lowercase();
+        assert!(said.contains("nul byte") || said.contains("invalid cgroupspath"), "{pointer}: {said}");
     }
     let mut bundle = world.bundle();
     bundle.args(&["true"]).mount("/mnt\u{0}x", "tmpfs", "tmpfs", &[]);

@@ -205,6 +205,7 @@ fn cve_2025_24965_nothing_is_written_through_links() {
         let _ = fs::remove_file(&path);
         if path.parent().unwrap().is_dir() {
             symlink(&target, &path).unwrap();
+            assert!(fs::read_to_string(&path).unwrap().contains(SECRET), "{name} leads to the canary");
         }
     }
     bundle.script("true").set("/root/readonly", json!(false));

@@ -63,8 +63,9 @@ fn made_in_the_root(world: &davit_tests::World, add: impl Fn(&mut davit_tests::B
         serial += 1;
         let mut bundle = world.bundle();
         bundle.mount("/mnt", "bind", volume.text(), &["rbind"]).args(&["true"]);
-        add(&mut bundle, &format!("new{serial}"));
-        bundle
+        let name = format!("new{serial}");
+        add(&mut bundle, &name);
+        (bundle, name)
     };
     assert_path_lookups_are_raced(world);
     if creates() >= 1000 && crate::support::has_old_runc() {
@@ -73,7 +74,7 @@ fn made_in_the_root(world: &davit_tests::World, add: impl Fn(&mut davit_tests::B
         let volume = Volume::new(world, "weak-vol", weak.path());
         let racer = volume.race();
         let tries = (0..1000).take_while(|_| {
-            crate::support::run_by_old_runc(world, &next(&volume));
+            crate::support::run_by_old_runc(world, &next(&volume).0);
             !weak.is_touched()
         });
         let tries = tries.count();
@@ -85,12 +86,18 @@ fn made_in_the_root(world: &davit_tests::World, add: impl Fn(&mut davit_tests::B
     let canary = Canary::new(world, "canary");
     let volume = Volume::new(world, "vol", canary.path());
     let racer = volume.race();
+    let (mut direct, mut linked) = (0, 0);
     for _ in 0..creates() {
-        let bundle = next(&volume);
+        let (bundle, name) = next(&volume);
         run(world, &bundle);
+        // A link of the volume means a place in the root.
+        linked += u32::from(bundle.rootfs(&canary.text()[1..]).join(&name).exists());
+        let real = ["sw", "other"].map(|half| std::path::Path::new(volume.text()).join(half).join(&name));
+        direct += u32::from(real.iter().any(|path| path.exists()));
         fs::remove_dir_all(bundle.dir()).unwrap();
     }
-    println!("{} swaps", racer.stop(creates()));
+    println!("{} swaps: {direct} made in the directory, {linked} behind the link", racer.stop(creates()));
+    assert!(direct > 0 && linked > 0, "the race met both halves: {direct} {linked}");
     canary.assert_untouched();
 }
 
@@ -125,18 +132,30 @@ fn masks_and_working_directory_stay_in_the_root() {
     let canary = Canary::new(&world, "canary");
     let volume = Volume::new(&world, "vol", canary.path());
     let mut bundle = world.bundle();
+    fs::create_dir_all(bundle.rootfs(&canary.text()[1..]).join("deep")).unwrap();
     bundle
         .mount("/mnt", "bind", volume.text(), &["rbind"])
-        .set("/process/cwd", json!("/mnt/sw/deep/work"))
+        .set("/root/readonly", json!(false))
+        .set("/process/cwd", json!("/mnt/sw/work"))
+        // On both sides of the swap.
         .push("/linux/maskedPaths", json!("/mnt/sw/deep"))
-        .push("/linux/readonlyPaths", json!("/mnt/sw"))
-        .script("cat secret ../secret ../../secret 2>/dev/null; true");
+        .push("/linux/readonlyPaths", json!("/mnt/sw/deep"))
+        .script("cat secret ../secret ../../secret 2>/dev/null; pwd");
     let racer = volume.race();
+    let (mut direct, mut linked, mut failed) = (0, 0, 0);
     for _ in 0..creates() {
         let output = run(&world, &bundle);
         assert!(!output.stdout.contains(crate::support::SECRET), "{}", output.stdout);
+        match output.stdout.trim_end() {
+            // A clean error: what was made is behind the other half by now.
+            "" if output.code != 0 => failed += 1,
+            place if place.ends_with("canary/work") => linked += 1,
+            _ => direct += 1,
+        }
     }
-    println!("{} swaps", racer.stop(creates()));
+    let swaps = racer.stop(creates());
+    println!("{swaps} swaps: {direct} started in the directory, {linked} behind the link, {failed} failed");
+    assert!(direct > 0 && linked > 0, "the race met both halves: {direct} {linked} {failed}");
     canary.assert_untouched();
 }
 
@@ -205,6 +224,14 @@ fn cve_2019_18837_links_of_the_image_stay_in_the_root() {
     link("up", &format!("{up}{}", &canary.text()[1..]));
     link("chain", "/mnt/up");
     link("self", "/proc/self/root");
+    for name in ["absolute", "up"] {
+        let outside = fs::canonicalize(bundle.rootfs("mnt").join(name)).unwrap();
+        assert_eq!(
+            outside,
+            fs::canonicalize(canary.path()).unwrap(),
+            "on the host {name} leads to the canary"
+        );
+    }
     for name in ["absolute", "up", "chain"] {
         bundle
             .mount(&format!("/mnt/{name}"), "tmpfs", "tmpfs", &[])
