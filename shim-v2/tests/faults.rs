@@ -77,8 +77,9 @@ impl Pod {
     fn started_to_its_end(&mut self, id: &str) -> Result<u32, String> {
         let call = self.client.send_wait(id, "");
         if let Err(refusal) = self.client.start(id, "") {
-            // By who is faster: the shim knows of the end already, or the runtime finds it.
-            let ended = ["cannot start a stopped process", "container process is already dead"];
+            // By who is faster: the shim knows of the end already, or the runtime finds it, before or at the gate.
+            let ended =
+                ["cannot start a stopped process", "container that has stopped", "process is already dead"];
             if !ended.iter().any(|words| refusal.text.contains(words)) {
                 return Err(format!("start: {}", refusal.text));
             }

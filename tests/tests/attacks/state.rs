@@ -156,6 +156,8 @@ fn crun_1_28_annotations_are_hostile() {
         "module.wasm.image/variant",
         "io.kubernetes.cri.sandbox-id",
         "org.criu.config",
+        "io.github.davit.landlock",
+        "io.containerd.davit.v2.exec-kill",
         "bundle",
         "bundle=/etc",
         "=",
