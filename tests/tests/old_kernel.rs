@@ -164,6 +164,12 @@ fn what_an_old_kernel_can_not_do_is_said() {
     let dir = world.path("dir");
     fs::create_dir(&dir).unwrap();
     let mut bundle = world.bundle();
+    bundle.mount("/mnt", "bind", dir.to_str().unwrap(), &["bind"]).args(&["true"]);
+    bundle.without_namespace("mount").remove("/linux/maskedPaths").remove("/linux/readonlyPaths");
+    let c = world.container(&bundle);
+    c.run(&[]).fails(1, "a bind without a mount namespace needs mount_setattr(2), kernel 5.12");
+    c.assert_nothing_left();
+    let mut bundle = world.bundle();
     bundle.mount("/mnt", "bind", dir.to_str().unwrap(), &["rbind", "rro"]).args(&["true"]);
     let c = world.container(&bundle);
     c.run(&[]).fails(1, "attributes of a whole tree of mounts need mount_setattr(2), kernel 5.12");

@@ -89,17 +89,24 @@ fn open_bind(mount: &Mount, path: &Path, reach: Reach, from: From) -> Result<Opt
         // If it can't be opened here, init finds that out too.
         From::UserNamespace if nix::unistd::geteuid().is_root() => Ok(open().ok().map(Prepared::HostTree)),
         From::UserNamespace => Ok(None),
-        // A slave: else what is mounted in it would show at its source.
-        From::Host => Ok(open().ok().map(Prepared::Source)),
+        // A slave: else what is mounted in it would show at its source. Before kernel 5.12 only what is attached can
+        // be made one, which would be too late.
+        From::Host => match open() {
+            Err(e) if e.raw_os_error() == Some(libc::ENOSYS) => {
+                let needs = "a bind without a mount namespace needs mount_setattr(2), kernel 5.12";
+                Err(Failure::new("open source", path.display().to_string(), &e).with_detail(needs))
+            }
+            tree => Ok(tree.ok().map(Prepared::Source)),
+        },
         From::Container => {
-            let tree = open().during("open source", || path.display().to_string()).map_err(|failure| {
-                match failure.errno {
-                    // A bind that is attached before it is changed would be there without its options for a
-                    // moment, for all that runs in the container.
-                    libc::ENOSYS => failure
-                        .with_detail("a bind into a running container needs mount_setattr(2), kernel 5.12"),
-                    _ => failure,
+            let name = || path.display().to_string();
+            let tree = open().during("open source", name).map_err(|failure| match failure.errno {
+                // A bind that is attached before it is changed would be there without its options for a moment, for
+                // all that runs in the container.
+                libc::ENOSYS => {
+                    failure.with_detail("a bind into a running container needs mount_setattr(2), kernel 5.12")
                 }
+                _ => failure,
             })?;
             Ok(Some(Prepared::Source(tree)))
         }
