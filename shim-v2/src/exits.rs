@@ -26,8 +26,8 @@ fn ended(pidfd: BorrowedFd<'_>) -> bool {
 
 /// The first thing when init has ended: systemd is about to remove its cgroup, and is seldom as fast.
 fn note_metrics(container: &mut Container) {
-    let ended = container.init.pidfd.as_ref().is_some_and(|pidfd| ended(pidfd.as_fd()));
-    if let Some(cgroup) = container.cgroup.as_mut().filter(|cgroup| ended && cgroup.may_vanish()) {
+    let Some(cgroup) = container.cgroup.as_mut().filter(|cgroup| cgroup.may_vanish()) else { return };
+    if container.init.pidfd.as_ref().is_some_and(|pidfd| ended(pidfd.as_fd())) {
         cgroup.note();
     }
 }

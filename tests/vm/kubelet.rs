@@ -5,6 +5,7 @@ use std::process::Command;
 use std::sync::Once;
 
 use davit_tests::{Bundle, World, unique, wait_until};
+use serde_json::Value;
 
 use crate::cgroup_of;
 use crate::unit::{assert_gone, load_state, show, systemd};
@@ -205,4 +206,29 @@ fn every_oom_kill_is_told_before_the_exit() {
     }
     events.kill().unwrap();
     events.wait().unwrap();
+}
+
+#[test]
+fn metrics_of_the_last_moment_outlive_the_scope() {
+    let Some(world) = enter("vm::kubelet::metrics_of_the_last_moment_outlive_the_scope") else { return };
+    let bundle = world.bundle();
+    let mut read_in_time = 0;
+    for _ in 0..5 {
+        let container = Container::new();
+        let hog = ["/bin/dd", "if=/dev/zero", "of=/dev/null", "bs=200M", "count=1"];
+        let output = container.run(&bundle, &["-d", "--memory-limit", "33554432"], &hog);
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        wait_until("its end", || container.status().as_deref() == Some("STOPPED"));
+        // systemd takes it away as soon as it is empty.
+        wait_until("the scope is gone", || !container.scope().exists());
+        let metrics = ok(&["task", "metrics", "--format", "json", &container.id]);
+        let metrics: Value = serde_json::from_str(&metrics).unwrap();
+        assert_eq!(metrics["memory_events"]["oom_kill"], 1, "{metrics}");
+        // The rest is a race with systemd, which the shim wins where it gets a processor in time.
+        read_in_time += usize::from(metrics["memory"]["usage_limit"] == 33_554_432);
+        ok(&["task", "rm", &container.id]);
+        ok(&["container", "rm", &container.id]);
+        container.assert_gone();
+    }
+    println!("{read_in_time} of 5 were read in time");
 }

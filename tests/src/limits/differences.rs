@@ -25,11 +25,14 @@ pub struct Difference {
 
 const V1: &[Tree] = &[Tree::V1];
 const BARE: &[Tree] = &[Tree::BareV2];
+const WHOLE: &[Tree] = &[Tree::V2, Tree::Systemd];
 const OLD: &[Age] = &[Age::Old];
 const ALL: &[Age] = &[Age::Old, Age::New];
 
 const NOT_UPDATED: &str = "runc's update leaves this field of its input unread; davit does what it is told";
 const SINCE_1_2: &str = "runc has this since 1.2";
+const CONVERSION: &str =
+    "runc 1.1 has the linear conversion of shares to weights, runc since 1.4 the quadratic one";
 const NOT_ENFORCED: &str = "the controller is missing: runc says nothing and the limit does not hold";
 const ZERO_PIDS: &str =
     "0 is no further process at all, which the kernel's 1 comes to; runc writes that since 1.4";
@@ -101,6 +104,77 @@ pub const DIFFERENCES: &[Difference] = &[
         davit: "succeeds",
         runc: "cannot set hugetlb limit",
         ..any(&["hugepageLimits"], V1, ALL, "error", "davit finds a hybrid tree's controller on its v2 side")
+    },
+    any(&["cpu.shares", "cpu.shares 0", "all at once"], WHOLE, OLD, "cpu.weight", CONVERSION),
+    Difference {
+        davit: "succeeds",
+        runc: "out of range",
+        ..any(
+            &["cpu.shares 1", "cpu.shares above"],
+            WHOLE,
+            OLD,
+            "error",
+            "davit takes what is out of range as its nearest bound, which cgroup v1 does too",
+        )
+    },
+    any(&["cpu.idle", "cpu.idle, shares"], WHOLE, OLD, "cpu.idle", SINCE_1_2),
+    any(&["cpu.idle", "cpu.idle, shares"], WHOLE, OLD, "cpu.weight", "an idle cgroup has the least weight"),
+    Difference {
+        davit: "write 2 to cpu.idle",
+        runc: "succeeds",
+        ..any(&["cpu.idle 2"], WHOLE, OLD, "error", SINCE_1_2)
+    },
+    any(&["cpu.burst"], WHOLE, OLD, "cpu.max.burst", SINCE_1_2),
+    Difference {
+        davit: "cpu.max",
+        runc: "succeeds",
+        ..any(&["cpu.burst above the quota"], WHOLE, OLD, "error", SINCE_1_2)
+    },
+    any(&["pids.limit 0"], WHOLE, OLD, "pids.max", ZERO_PIDS),
+    any(THROTTLES, WHOLE, OLD, "io.max", "runc 1.1's update does not read throttles"),
+    any(
+        &["blockIO.weightDevice"],
+        WHOLE,
+        OLD,
+        "io.bfq.weight",
+        "runc 1.1's update does not read weights of devices",
+    ),
+    any(&["hugepageLimits"], WHOLE, OLD, "hugetlb.2MB", NOT_UPDATED),
+    Difference {
+        davit: "hugetlb.1GB.max",
+        runc: "succeeds",
+        ..any(&["hugepageLimits"], WHOLE, OLD, "error", NOT_UPDATED)
+    },
+    Difference {
+        davit: "rdma.max",
+        runc: "succeeds",
+        ..any(&["rdma later"], WHOLE, OLD, "error", NOT_UPDATED)
+    },
+    any(
+        &["memory.swap"],
+        &[Tree::V2],
+        OLD,
+        "",
+        "davit takes the limit that is in force; runc wants it in the same update",
+    ),
+    // All of its files: the container may be there for a moment yet.
+    any(
+        &["memory.checkBeforeUpdate"],
+        WHOLE,
+        OLD,
+        "",
+        "runc 1.1 has no check on v2, and the container is killed for its limit",
+    ),
+    Difference {
+        davit: "succeeds",
+        runc: "setting device weight",
+        ..any(
+            &["blockIO.weightDevice.leafWeight"],
+            WHOLE,
+            OLD,
+            "error",
+            "v2 has no leaf weights: runc 1.1 writes a weight of 0 instead, which the kernel refuses",
+        )
     },
 ];
 
