@@ -211,6 +211,7 @@ impl Server {
         self.release_oom(id);
         self.start_is_over(id);
         self.finish(id, done.ticket, answer);
+        self.code_unused = true;
     }
 
     /// Exits may be read again.

@@ -13,18 +13,18 @@ use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, anyhow, bail};
-use davit::sys::fs::{CloseRange, close_range, dup_onto};
+use davit::sys::fs::{CloseRange, adopt, close_range, dup_onto};
 use davit::sys::prctl::set_thp_disable;
 use davit::sys::process::{Fork, exec_fd, exit_now, fork};
 use davit::sys::signal::create_core_schedule;
-use nix::fcntl::{Flock, FlockArg, OFlag};
+use nix::fcntl::{FcntlArg, Flock, FlockArg, OFlag, fcntl};
 use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 use nix::unistd::{Pid, getppid, pipe2, setpgid};
 
 use crate::api::Any;
 use crate::config;
 use crate::flags::Flags;
-use crate::serve::LISTEN_FD;
+use crate::serve::{EXE_FD, LISTEN_FD};
 use crate::sha256;
 use crate::wire::{bootstrap, options};
 
@@ -189,14 +189,15 @@ fn become_daemon(
         }
         // A 2 MB page for a process of 1 MB is waste.
         set_thp_disable(true).context("disable huge pages")?;
-        // The binary may have been opened as descriptor 3, which is about to be replaced.
-        let exe = exe.try_clone()?;
+        // Both may have been opened as a descriptor that is about to be replaced.
+        let (exe, listener) = (above_ours(exe)?, above_ours(listener)?);
         for fd in 0..=2 {
             dup_onto(null.as_fd(), fd).context("redirect stdio")?;
         }
         dup_onto(listener.as_fd(), LISTEN_FD).context("hand over the socket")?;
+        dup_onto(exe.as_fd(), EXE_FD).context("hand over the program")?;
         // containerd's parent may have left descriptors open in it. ENOSYS before kernel 5.9, EINVAL before 5.11.
-        let _ = close_range(LISTEN_FD as u32 + 1, CloseRange::CloseOnExec);
+        let _ = close_range(EXE_FD as u32 + 1, CloseRange::CloseOnExec);
         Ok(exe)
     };
     match prepare() {
@@ -237,6 +238,11 @@ fn environment(flags: &Flags, ttrpc: Option<&str>) -> Result<Vec<CString>> {
             CString::new(entry).context("environment with a NUL")
         })
         .collect()
+}
+
+/// A copy of a descriptor above those that the daemon gets.
+fn above_ours(fd: &OwnedFd) -> Result<OwnedFd> {
+    Ok(adopt(fcntl(fd, FcntlArg::F_DUPFD_CLOEXEC(EXE_FD + 1))?)?)
 }
 
 /// One more than containerd's own: under memory pressure the shim goes before the daemon.

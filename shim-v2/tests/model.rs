@@ -577,7 +577,7 @@ fn random_calls_against_a_model() {
     });
     println!("MODEL_SEED={seed} MODEL_STEPS={steps}");
     // 8: nobody else is signalled.
-    let mut stranger = std::process::Command::new("sleep").arg("100000").spawn().unwrap();
+    let mut stranger = Stranger::new();
     let mut model = Model::new(seed);
     let begun = Instant::now();
     for step in 0..steps {
@@ -589,8 +589,6 @@ fn random_calls_against_a_model() {
         }
     }
     model.whole_life();
-    assert_eq!(stranger.try_wait().unwrap(), None);
-    stranger.kill().unwrap();
-    stranger.wait().unwrap();
+    assert!(!stranger.has_ended());
     println!("{steps} steps in {:?}", begun.elapsed());
 }

@@ -9,6 +9,7 @@ pub mod bump;
 pub mod fs;
 pub mod landlock;
 pub mod loopdev;
+pub mod memory;
 pub mod mount;
 pub mod prctl;
 pub mod probe;

@@ -1,10 +1,17 @@
 //! Runtime options in their two forms: runc's message, and TOML inside runtimeoptions.v1.Options.
 
+use std::fs::File;
+use std::io::Read;
+use std::os::unix::fs::OpenOptionsExt;
+
 use containerd_shim_protos::shim::oci::Options as RuncOptions;
 use protobuf::{CodedInputStream, Message};
 
 use crate::api::{Any, ApiError, Code};
 use crate::options::Options;
+
+/// Most bytes of a file of options.
+const FILE_LIMIT: u64 = 1 << 20;
 
 /// Decodes the Any that Create, `start` and `-info` get. An empty Any is the default.
 ///
@@ -21,8 +28,9 @@ pub fn decode(any: &Any) -> Result<Options, ApiError> {
             Ok(from_runc(message))
         }
         "runtimeoptions.v1.Options" => {
-            let body = config_body(&any.value).map_err(|e| invalid(format!("runtime options: {e}")))?;
-            Options::from_toml(&body).map_err(|e| invalid(format!("runtime options: {e}")))
+            let failed = |e: String| invalid(format!("runtime options: {e}"));
+            let toml = toml(&any.value).map_err(|e| failed(e.to_string()))?;
+            Options::from_toml(&toml).map_err(failed)
         }
         other => Err(invalid(format!("unsupported runtime options type {other:?}"))),
     }
@@ -44,11 +52,11 @@ fn from_runc(m: RuncOptions) -> Options {
     }
 }
 
-/// Field 3 (config_body) of runtimeoptions.v1.Options; containerd-shim-protos lacks that message.
-/// containerd reads `config_path` (field 2) itself where it is meant for the shim's users.
-fn config_body(bytes: &[u8]) -> protobuf::Result<String> {
+/// runtimeoptions.v1.Options, which containerd-shim-protos lacks: field 3 is the TOML (`config_body`, what containerd's
+/// CRI sends), field 2 a file of it (`config_path`: `ConfigPath` among a runtime's options in dockerd's daemon.json).
+fn toml(bytes: &[u8]) -> protobuf::Result<String> {
     let mut input = CodedInputStream::from_bytes(bytes);
-    let mut body = String::new();
+    let (mut path, mut body) = (String::new(), String::new());
     while let Some(tag) = input.read_raw_tag_or_eof()? {
         let field = tag >> 3;
         // Every field of the message is length-delimited (wire type 2).
@@ -56,11 +64,25 @@ fn config_body(bytes: &[u8]) -> protobuf::Result<String> {
             return Err(std::io::Error::other(format!("field {field} has wire type {}", tag & 7)).into());
         }
         let value = input.read_bytes()?;
-        if field == 3 {
-            body = String::from_utf8_lossy(&value).into_owned();
+        match field {
+            2 => path = String::from_utf8_lossy(&value).into_owned(),
+            3 => body = String::from_utf8_lossy(&value).into_owned(),
+            _ => {}
         }
     }
-    Ok(body)
+    if !body.is_empty() || path.is_empty() {
+        return Ok(body);
+    }
+    read(&path).map_err(|e| std::io::Error::other(format!("read {path}: {e}")).into())
+}
+
+/// The text of a regular file: the reactor must not wait for a FIFO.
+fn read(path: &str) -> std::io::Result<String> {
+    let file = File::options().read(true).custom_flags(libc::O_NONBLOCK).open(path)?;
+    if !file.metadata()?.is_file() {
+        return Err(std::io::Error::other("not a regular file"));
+    }
+    std::io::read_to_string(file.take(FILE_LIMIT))
 }
 
 #[cfg(test)]
@@ -79,6 +101,20 @@ mod tests {
         let options = decode(&one).unwrap();
         assert_eq!(options, decode(&two).unwrap());
         assert_eq!((options.binary_name.as_str(), options.systemd_cgroup, options.io_uid), ("crun", true, 7));
+    }
+
+    #[test]
+    fn a_file_of_options_is_read() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        std::fs::write(file.path(), "ExecKillGroup = true\n").unwrap();
+        let any = |path: &str| {
+            let mut value = vec![0x12, path.len() as u8];
+            value.extend(path.bytes());
+            Any { url: "runtimeoptions.v1.Options".into(), value }
+        };
+        assert!(decode(&any(file.path().to_str().unwrap())).unwrap().exec_kill_group);
+        assert!(decode(&any("/dev/null")).unwrap_err().text.contains("not a regular file"));
+        assert!(decode(&any("/nonexistent/x")).unwrap_err().text.contains("read /nonexistent/x"));
     }
 
     #[test]

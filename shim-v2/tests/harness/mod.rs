@@ -117,6 +117,30 @@ pub fn until<T>(what: &str, mut check: impl FnMut() -> Option<T>) -> T {
     }
 }
 
+/// A process that is no container's. It ends with the test, however that goes.
+pub struct Stranger(std::process::Child);
+
+impl Stranger {
+    pub fn new() -> Stranger {
+        Stranger(Command::new("sleep").arg("100000").spawn().unwrap())
+    }
+
+    pub fn pid(&self) -> u32 {
+        self.0.id()
+    }
+
+    pub fn has_ended(&mut self) -> bool {
+        self.0.try_wait().unwrap().is_some()
+    }
+}
+
+impl Drop for Stranger {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
 /// Stdio of a process: FIFOs as containerd makes them.
 #[derive(Default)]
 pub struct Io {

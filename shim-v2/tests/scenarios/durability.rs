@@ -63,22 +63,20 @@ pub fn killed_shim_of_a_pod(daemon: &Daemon) {
 /// #13049, runc#4045: a pid of the bundle's file that is somebody else's by now.
 pub fn delete_kills_nobody_else(daemon: &Daemon) {
     daemon.make_bundle("c", "true", |_| ());
-    let mut stranger = Command::new("sleep").arg("1000").spawn().unwrap();
-    fs::write(daemon.bundle("c").join("init.pid"), stranger.id().to_string()).unwrap();
+    let mut stranger = Stranger::new();
+    fs::write(daemon.bundle("c").join("init.pid"), stranger.pid().to_string()).unwrap();
     daemon.delete_command("c");
-    assert_eq!(stranger.try_wait().unwrap(), None);
+    assert!(!stranger.has_ended());
     let mut client = daemon.created("c", "sleep 1000", &Io::none());
     client.start("c", "").unwrap();
     kill_shim(&mut client);
     let state = daemon.state_dir("c").join("state.json");
     let mut json: serde_json::Value = serde_json::from_slice(&fs::read(&state).unwrap()).unwrap();
     let init = json["init_process_pid"].as_u64().unwrap() as u32;
-    json["init_process_pid"] = stranger.id().into();
+    json["init_process_pid"] = stranger.pid().into();
     fs::write(&state, json.to_string()).unwrap();
     daemon.delete_command("c");
-    assert_eq!(stranger.try_wait().unwrap(), None, "its start time is not the container's");
-    stranger.kill().unwrap();
-    stranger.wait().unwrap();
+    assert!(!stranger.has_ended(), "its start time is not the container's");
     if alive(init) {
         signal(init, Signal::SIGKILL);
     }
