@@ -3,6 +3,7 @@
 use std::fs;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex};
 use std::thread;
 
@@ -39,6 +40,9 @@ struct Inner {
     seen: Mutex<Vec<Seen>>,
     mood: Mutex<Mood>,
     peers: Mutex<Vec<UnixStream>>,
+    /// How often it has stopped. Changed under the lock of `seen`: a daemon that is gone records nothing more, even
+    /// what it has read already.
+    stops: AtomicU32,
     path: PathBuf,
 }
 
@@ -52,6 +56,7 @@ impl Events {
             seen: Mutex::default(),
             mood: Mutex::new(Mood::Well),
             peers: Mutex::default(),
+            stops: AtomicU32::new(0),
             path: path.to_owned(),
         };
         let events = Events(Arc::new(inner));
@@ -67,8 +72,11 @@ impl Events {
         thread::spawn(move || {
             for stream in listener.incoming() {
                 let (server, stream) = (server.clone(), stream.unwrap());
-                server.0.peers.lock().unwrap().push(stream.try_clone().unwrap());
-                thread::spawn(move || server.serve(stream));
+                let mut peers = server.0.peers.lock().unwrap();
+                peers.push(stream.try_clone().unwrap());
+                let stops = server.0.stops.load(Ordering::Relaxed);
+                drop(peers);
+                thread::spawn(move || server.serve(stream, stops));
             }
         });
     }
@@ -76,7 +84,11 @@ impl Events {
     /// The daemon is gone: no socket, and what was connected is closed.
     pub fn stop(&self) {
         let _ = fs::remove_file(&self.0.path);
-        for peer in self.0.peers.lock().unwrap().drain(..) {
+        let mut peers = self.0.peers.lock().unwrap();
+        let recorded = self.0.seen.lock().unwrap();
+        self.0.stops.fetch_add(1, Ordering::Relaxed);
+        drop(recorded);
+        for peer in peers.drain(..) {
             let _ = peer.shutdown(std::net::Shutdown::Both);
         }
     }
@@ -85,7 +97,8 @@ impl Events {
         *self.0.mood.lock().unwrap() = mood;
     }
 
-    fn serve(&self, mut stream: UnixStream) {
+    /// Serves a connection that was made after so many stops.
+    fn serve(&self, mut stream: UnixStream, stops: u32) {
         while let Some((id, payload)) = read_frame(&mut stream) {
             let mood = *self.0.mood.lock().unwrap();
             let request = Request::parse_from_bytes(&payload).unwrap();
@@ -96,7 +109,11 @@ impl Events {
                 Mood::Refusing(code) => code,
                 Mood::Well => {
                     let event = seen(&forward.envelope.topic, &forward.envelope.event);
-                    self.0.seen.lock().unwrap().push(event);
+                    let mut recorded = self.0.seen.lock().unwrap();
+                    if self.0.stops.load(Ordering::Relaxed) != stops {
+                        return;
+                    }
+                    recorded.push(event);
                     0
                 }
             };
