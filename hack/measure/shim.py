@@ -211,6 +211,8 @@ class Shim:
     def round(self):
         """One life with each step timed."""
         name = self.bundle(["/bin/sleep", "1000"])
+        nothing = ["/bin/busybox", "true"]
+        self.timed("true", lambda: subprocess.run(nothing, input=b"", capture_output=True, check=True))
         client = self.timed("start", lambda: self.start(name))
 
         def create_and_start():
@@ -330,8 +332,9 @@ def table(shims, numbers, arguments):
                 numbers[go.name][size][key], 0)
     row("threads", numbers[davit.name][1]["threads"], numbers[go.name][1]["threads"], 0)
     row("system calls at rest, per minute", numbers[davit.name][1]["idle"] * 3, numbers[go.name][1]["idle"] * 3, 0)
-    for what in ("start", "create+start", "exec", "kill", "delete"):
-        row(f"{what}, ms", statistics.median(davit.times[what]), statistics.median(go.times[what]))
+    names = {"true": "a program that does nothing, run as `start` is, ms"}
+    for what in ("true", "start", "create+start", "exec", "kill", "delete"):
+        row(names.get(what, f"{what}, ms"), statistics.median(davit.times[what]), statistics.median(go.times[what]))
     row("1,000 execs, CPU s (shim and runtime)", numbers[davit.name]["exec"], numbers[go.name]["exec"])
     row("1 GB of output, CPU s of the shim", numbers[davit.name]["output"], numbers[go.name]["output"])
     row("size of the program, KB", *(os.stat(shim.program).st_size / 1024 for shim in shims), 0)
