@@ -147,6 +147,7 @@ impl Server {
             pid,
         };
         let target = container.init.target.clone();
+        self.is_used();
         self.watch_oom(id);
         self.publish(event);
         self.start_streams(&target);

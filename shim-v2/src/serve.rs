@@ -50,7 +50,7 @@ pub enum Timer {
     Stream(u64),
     /// A Delete that waits for output.
     Drain(Target),
-    /// Nobody is connected.
+    /// Nobody is connected, or no container has been made yet.
     Idle,
     /// End, whatever is left.
     Shutdown,
@@ -89,6 +89,7 @@ pub struct Server {
     signals: SignalFd,
     closing: Option<Instant>,
     shutdown_asked: bool,
+    used: bool,
     children_changed: bool,
     /// A container has begun to run: what create and start have used of the program is not needed for now.
     pub(crate) code_unused: bool,
@@ -153,6 +154,7 @@ impl Server {
             signals,
             closing: None,
             shutdown_asked: false,
+            used: false,
             children_changed: false,
             code_unused: false,
         })
@@ -293,7 +295,9 @@ impl Server {
         let serial = self.poller.serial();
         self.poller.add(stream.as_fd(), Token::Conn(serial), Interest::Read)?;
         self.conns.insert(serial, Conn::new(stream));
-        self.timers.clear(&Timer::Idle);
+        if self.used {
+            self.timers.clear(&Timer::Idle);
+        }
         Ok(())
     }
 
@@ -370,6 +374,14 @@ impl Server {
         self.look_for_idleness();
     }
 
+    /// A container has been made: from here on containerd says when the shim ends, or goes away.
+    pub(crate) fn is_used(&mut self) {
+        self.used = true;
+        if !self.conns.is_empty() {
+            self.timers.clear(&Timer::Idle);
+        }
+    }
+
     /// Starts the time after which a shim that nobody is connected to looks whether it is of any use.
     pub(crate) fn look_for_idleness(&mut self) {
         if self.conns.is_empty() {
@@ -408,10 +420,13 @@ impl Server {
     }
 
     /// Nobody has been connected for a while: a shim without containers, or one whose containers have ended and
-    /// whose bundles were removed behind its back, would leak.
+    /// whose bundles were removed behind its back, would leak. So would one that has never had a container though
+    /// somebody is connected: containerd 1.6 that was killed before its Create connects to the shim again, and never asks
+    /// it to end. (One that has had containers waits for RemovePodSandbox, under containerd 2.)
     fn idle(&mut self) {
         let keep = self.containers.values().any(|c| c.busy || c.init.exit.is_none() || c.bundle.exists());
-        if self.conns.is_empty() && !keep {
+        let unused = !self.used && self.containers.is_empty();
+        if unused || self.conns.is_empty() && !keep {
             log::info!("nothing left to do");
             self.close();
         }

@@ -57,6 +57,7 @@ pub const DIFFERENCES: &[Difference] = &[
         "a_failed_pause_leaves_nothing_frozen",
         "the container stays frozen, is said to run, and is refused a resume",
     ),
+    not_asked("a_shim_that_is_never_used_ends", "it stays for ever, and would for the test's whole time"),
     not_asked("wrapper_script_of_davit_s_name", "it is about what davit's shim takes for davit"),
     always(
         "address_file_is_there_before_the_shim",

@@ -365,6 +365,22 @@ pub fn daemon_that_dies_during_create(daemon: &Daemon) {
     }
 }
 
+/// #6860: containerd 1.6 that was killed between the shim's start and Create connects again and never uses it.
+pub fn a_shim_that_is_never_used_ends(daemon: &Daemon) {
+    daemon.make_bundle("c", "exit 6", |_| ());
+    let address = daemon.start_shim("c");
+    let mut client = Client::connect(&address);
+    let shim = client.connect_task("c").shim_pid;
+    drop(client);
+    let mut client = Client::connect(&address);
+    assert_eq!(client.pids("c").unwrap_err().code, 5);
+    let late = Instant::now() + Duration::from_secs(240);
+    while alive(shim) && Instant::now() < late {
+        std::thread::sleep(Duration::from_millis(100));
+    }
+    daemon.assert_gone(shim, &address);
+}
+
 /// #4538: a Create that fails late leaves no process and no cgroup.
 pub fn failed_create_leaves_nothing(daemon: &Daemon) {
     daemon.make_bundle("c", "true", |config| config["process"]["cwd"] = "/nowhere/at/all".into());
