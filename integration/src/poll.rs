@@ -4,11 +4,8 @@ use std::fmt::Debug;
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
-/// How much longer than on an idle machine an answer may take: machines that test are shared.
-const PATIENCE: u64 = 3;
-
 /// Looks until what is seen is `wanted`, and gives it. Panics with `what` and the last that was seen when that did not
-/// come within `seconds`, on a machine that is idle.
+/// come within `seconds`. Give it many times what an idle machine needs: machines that test are shared.
 #[track_caller]
 pub fn until<T: Debug>(
     what: &str,
@@ -18,7 +15,7 @@ pub fn until<T: Debug>(
 ) -> T {
     let start = Instant::now();
     let (mut looks, mut last) = (0u32, None);
-    let found = within(seconds * PATIENCE, || {
+    let found = within(seconds, || {
         looks += 1;
         let seen = see();
         if wanted(&seen) {
@@ -43,7 +40,7 @@ pub fn until_gone(pid: i32) {
         let text = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
         Some(text.rsplit_once(") ")?.1.split(' ').next()?.to_owned())
     };
-    until(&format!("the end of process {pid}"), 10, state, |state| {
+    until(&format!("the end of process {pid}"), 30, state, |state| {
         state.as_deref().is_none_or(|state| ["Z", "X"].contains(&state))
     });
 }

@@ -447,7 +447,7 @@ fn shim_at_rest() {
     let daemon = Containerd::start(Release::Sid).expect("containerd");
     let id = daemon.id();
     assert_eq!(daemon.run(&["-d"], &id, &["sleep", "1000"]).code, 0, "{}", daemon.log());
-    let shims = poll::until("one process of the shim", 10, || daemon.shims(), |seen| seen.len() == 1);
+    let shims = poll::until("one process of the shim", 30, || daemon.shims(), |seen| seen.len() == 1);
     let status = std::fs::read_to_string(format!("/proc/{}/status", shims[0])).expect("status");
     let threads = status.lines().find_map(|l| l.strip_prefix("Threads:")).expect("Threads").trim();
     assert_eq!(threads, "1");

@@ -57,7 +57,7 @@ pub fn limits_and_their_update(docker: &Docker) {
     docker.ok(&[&["update"], &change[..], &["limits"]].concat());
     assert_eq!(memory(), (96 << 20).to_string());
     assert!(quota().starts_with("150000"), "{}", quota());
-    poll::until("the new limit of processes", 5, pids, |seen| seen == "60");
+    poll::until("the new limit of processes", 30, pids, |seen| seen == "60");
     // More processes than allowed.
     let bomb = "for i in $(seq 100); do sleep 5 & done; wait";
     let call = docker.run(&["--rm", "--pids-limit", "20"], &["sh", "-c", bomb]);

@@ -149,9 +149,18 @@ pub fn do_what_they_say(docker: &Docker) {
         let options = options.replace("@VOL", &volume.to_string_lossy());
         let script = script.replace("@PID", &std::process::id().to_string());
         let words: Vec<&str> = std::iter::once("--rm").chain(options.split_whitespace()).collect();
-        let call = docker.run(&words, &["sh", "-c", &script]);
-        let told = format!("{} {}{}", call.code, call.out, call.err);
-        let told = told.split_whitespace().collect::<Vec<_>>().join(" ");
+        let answer = || {
+            let call = docker.run(&words, &["sh", "-c", &script]);
+            let told = format!("{} {}{}", call.code, call.out, call.err);
+            told.split_whitespace().collect::<Vec<_>>().join(" ")
+        };
+        let mut told = answer();
+        if told == "0" && docker.through() == Through::Path {
+            // On a busy machine all output of a short life can be lost, once in hundreds, where docker's own shim and
+            // dockerd carry it.
+            eprintln!("no output, and again: {options} {script}");
+            told = answer();
+        }
         if told != *wanted {
             different.push(format!("{options} {script}\n--- wanted\n{wanted}\n--- told\n{told}"));
         }
