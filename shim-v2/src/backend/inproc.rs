@@ -115,15 +115,14 @@ pub fn kill_cgroup(state_dir: &Path) -> bool {
     crate::stats::open(state_dir).is_some_and(|cgroup| cgroup.kill(libc::SIGKILL).is_ok())
 }
 
-/// Writes limits to the container's cgroup.
+/// [`container::update`], which tells systemd too where that has made the cgroup.
 ///
 /// # Errors
 /// The error's text.
-pub fn update(state_dir: &Path, resources: &[u8]) -> Outcome<()> {
+pub fn update(runtime: &Runtime, id: &str, resources: &[u8]) -> Outcome<()> {
     let resources: oci_spec::runtime::LinuxResources =
         serde_json::from_slice(resources).map_err(|e| format!("resources: {e}"))?;
-    let cgroup = crate::stats::open(state_dir).ok_or("the container has no cgroup")?;
-    cgroup.update(&resources).map_err(|e| e.to_string())
+    container::update(runtime, id, &resources, None).map_err(|e| e.to_string())
 }
 
 /// Turns an error into the text that the command would print, and appends it to the log as runc would: people

@@ -256,7 +256,7 @@ impl Backend {
     /// The runtime's text.
     pub fn update(&self, id: &str, bundle: &Path, resources: &[u8]) -> Outcome<()> {
         match &self.kind {
-            Kind::Inproc => inproc::update(&self.state_dir(id), resources),
+            Kind::Inproc => inproc::update(&self.runtime(), id, resources),
             Kind::External(binary) => self.external(binary, bundle).update(id, resources),
         }
     }
