@@ -32,7 +32,7 @@ use crate::wire::task as messages;
 /// Descriptor on which `start` hands over the listening socket.
 pub const LISTEN_FD: i32 = 3;
 /// Descriptor of the read-only clone of the program's mount that `start` made. Who closes the last one waits a
-/// millisecond for the kernel to dissolve the mount, so the daemon keeps it to its end.
+/// millisecond for the kernel to dissolve the mount's namespace: the daemon, so that `start` can answer.
 pub const EXE_FD: i32 = 4;
 /// Size of the one buffer for reads.
 const SCRATCH: usize = 32 << 10;
@@ -101,7 +101,9 @@ pub struct Server {
 /// What keeps the daemon from starting: the listening socket is missing, no epoll.
 pub fn run(flags: &Flags) -> io::Result<()> {
     set_name(c"containerd-shim")?;
-    let _program = inherited(EXE_FD)?;
+    // Before there is any container: while it is open the clone is in a mount namespace of its own, and who gets hold of
+    // the program's file may make its mount writable again (mount_setattr(2), CVE-2019-5736).
+    drop(inherited(EXE_FD)?);
     logging::start(std::path::Path::new("log"), flags.debug);
     // Staying in the bundle would pin its mount.
     std::env::set_current_dir("/")?;
