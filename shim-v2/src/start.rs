@@ -149,6 +149,8 @@ fn spawn(flags: &Flags, listener: UnixListener, cgroup: &str, ttrpc: Option<&str
     match fork().context("fork the daemon")? {
         Fork::Parent { pid, .. } => {
             drop(report);
+            // The daemon is to close the last one (see serve::run).
+            drop(exe);
             let mut error = String::new();
             status.read_to_string(&mut error).context("wait for the daemon")?;
             if error.is_empty() { still_alive(Pid::from_raw(pid)) } else { Err(anyhow!(error)) }
