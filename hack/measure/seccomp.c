@@ -38,10 +38,10 @@ static double cost(int rounds, long nr, long a, long b) {
 
 static int calls(int rounds) {
     /* Allowed without a condition; allowed by the fourth of five rules; the same refused; refused altogether. */
-    printf("allowed %.0f\n", cost(rounds, SYS_getppid, 0, 0));
-    printf("checked %.0f\n", cost(rounds, SYS_personality, 0xffffffff, 0));
-    printf("denied-by-argument %.0f\n", cost(rounds, SYS_personality, 0xffffff00, 0));
-    printf("denied %.0f\n", cost(rounds, SYS_acct, 0, 0));
+    printf("allowed %.1f\n", cost(rounds, SYS_getppid, 0, 0));
+    printf("checked %.1f\n", cost(rounds, SYS_personality, 0xffffffff, 0));
+    printf("denied-by-argument %.1f\n", cost(rounds, SYS_personality, 0xffffff00, 0));
+    printf("denied %.1f\n", cost(rounds, SYS_acct, 0, 0));
     return 0;
 }
 
