@@ -15,20 +15,19 @@ pub fn policies(docker: &Docker) {
     };
     poll::until("the third end", 60, || state("failing"), |seen| seen == "exited 3 2");
     docker.ok(&["rm", "failing"]);
-    start(
-        docker,
-        "always",
-        &["--restart", "always"],
-        "until test -e /die; do sleep 0.05; done; rm /die; exit 0",
-    );
-    for count in 1..=2 {
-        // The container may end before this exec does.
-        docker.docker(&["exec", "always", "touch", "/die"]);
-        poll::until("its next life", 60, || state("always"), |seen| *seen == format!("running 0 {count}"));
+    for policy in ["always", "unless-stopped"] {
+        let script = "until test -e /die; do sleep 0.05; done; rm /die; exit 0";
+        start(docker, policy, &["--restart", policy], script);
+        for count in 1..=2 {
+            // The container may end before this exec does.
+            docker.docker(&["exec", policy, "touch", "/die"]);
+            let next = format!("running 0 {count}");
+            poll::until("its next life", 60, || state(policy), |seen| *seen == next);
+        }
+        docker.ok(&["stop", "--time", "0", policy]);
+        assert_eq!(state(policy), "exited 137 2");
+        docker.ok(&["rm", policy]);
     }
-    docker.ok(&["stop", "--time", "0", "always"]);
-    assert_eq!(state("always"), "exited 137 2");
-    docker.ok(&["rm", "always"]);
 }
 
 /// docker hears of the end, and all that the container was is gone.
