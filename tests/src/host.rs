@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::Mutex;
+use std::time::{Duration, Instant};
 
 /// Keeps the test process in a memory cgroup of its own, so that containers are not made below the one
 /// that the caller's shell is limited by. Shared by the tests of a process; the last one moves it back.
@@ -45,9 +46,19 @@ impl Drop for OwnCgroup {
         let Some(now) = moved.as_mut() else { return };
         now.users -= 1;
         if now.users == 0 && join(&now.before).is_ok() {
-            let _ = fs::remove_dir(&now.own);
+            remove_when_empty(&now.own);
             *moved = None;
         }
+    }
+}
+
+/// What the test has started may still be dying in it: EBUSY until then.
+fn remove_when_empty(cgroup: &Path) {
+    let deadline = Instant::now() + Duration::from_secs(10);
+    while fs::remove_dir(cgroup).is_err_and(|e| e.raw_os_error() == Some(libc::EBUSY))
+        && Instant::now() < deadline
+    {
+        std::thread::sleep(Duration::from_millis(5));
     }
 }
 

@@ -27,6 +27,8 @@ use containerd_shim_protos::api as pb;
 use containerd_shim_protos::bootstrap_api::{BootstrapParams, BootstrapResult, Extension};
 use containerd_shim_protos::shim::oci::Options;
 pub use events::{Events, Mood};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
 use protobuf::well_known_types::any::Any;
 use protobuf::{Message, MessageField};
 
@@ -520,8 +522,8 @@ impl Random {
 }
 
 /// Sends a signal to a process of this test.
-pub fn signal(pid: u32, signal: nix::sys::signal::Signal) {
-    nix::sys::signal::kill(nix::unistd::Pid::from_raw(pid as i32), signal).unwrap();
+pub fn signal(pid: u32, signal: Signal) {
+    kill(Pid::from_raw(pid as i32), signal).unwrap();
 }
 
 /// Writes a program.
@@ -558,10 +560,7 @@ impl Drop for Daemon {
             let line = fs::read(process.path().join("cmdline")).unwrap_or_default();
             if String::from_utf8_lossy(&line).contains(&mark) {
                 let pid: i32 = process.file_name().to_string_lossy().parse().unwrap_or(0);
-                let _ = nix::sys::signal::kill(
-                    nix::unistd::Pid::from_raw(pid),
-                    nix::sys::signal::Signal::SIGKILL,
-                );
+                let _ = kill(Pid::from_raw(pid), Signal::SIGKILL);
             }
         }
         for bundle in fs::read_dir(self.dir.path().join("bundles")).into_iter().flatten().flatten() {
@@ -580,12 +579,25 @@ impl Drop for Daemon {
 
 fn remove_cgroups(name: &str) {
     let base = Path::new("/sys/fs/cgroup");
+    let deadline = Instant::now() + Duration::from_secs(10);
+    // EBUSY: what the test has started is still in there. A `delete` that fails, as Go's may, has not ended it.
+    let remove = |cgroup: &Path| {
+        let is_busy = || fs::remove_dir(cgroup).is_err_and(|e| e.raw_os_error() == Some(libc::EBUSY));
+        while is_busy() && Instant::now() < deadline {
+            let inside = fs::read_to_string(cgroup.join("cgroup.procs")).unwrap_or_default();
+            for pid in inside.lines().filter_map(|pid| pid.parse().ok()).filter(|pid| *pid > 1) {
+                // One that has just ended is gone.
+                let _ = kill(Pid::from_raw(pid), Signal::SIGKILL);
+            }
+            thread::sleep(Duration::from_millis(5));
+        }
+    };
     for hierarchy in fs::read_dir(base).into_iter().flatten().flatten() {
         let dir = hierarchy.path().join(name);
         for inner in fs::read_dir(&dir).into_iter().flatten().flatten() {
-            let _ = fs::remove_dir(inner.path());
+            remove(&inner.path());
         }
-        let _ = fs::remove_dir(dir);
+        remove(&dir);
     }
-    let _ = fs::remove_dir(base.join(name));
+    remove(&base.join(name));
 }
