@@ -20,7 +20,7 @@ use k8s_cri::v1::{
 #[allow(dead_code, reason = "the tests of CRI use all of it")]
 mod client;
 
-use client::Cri;
+use client::{Cri, limits};
 
 const CONFIG: &str = r#"version = 2
 root = "/var/lib/davit-cri"
@@ -175,16 +175,6 @@ fn read(dir: &Path, file: &str) -> String {
 
 fn property(unit: &str, name: &str) -> String {
     ok("systemctl", &["show", "-p", name, "--value", unit]).trim().to_owned()
-}
-
-fn limits(memory: i64, quota: i64) -> LinuxContainerResources {
-    LinuxContainerResources {
-        memory_limit_in_bytes: memory,
-        cpu_quota: quota,
-        cpu_period: 100_000,
-        cpu_shares: 512,
-        ..Default::default()
-    }
 }
 
 #[test]

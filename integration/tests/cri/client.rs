@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use davit_integration::net::PrivateNet;
+use k8s_cri::v1::LinuxContainerResources;
 use k8s_cri::v1::runtime_service_client::RuntimeServiceClient;
 use tonic::transport::{Channel, Endpoint};
 use tungstenite::{Message, WebSocket};
@@ -14,6 +15,17 @@ use tungstenite::{Message, WebSocket};
 pub struct Cri {
     runtime: tokio::runtime::Runtime,
     client: RuntimeServiceClient<Channel>,
+}
+
+/// A memory limit in bytes, microseconds of processor time in 100 ms, and 512 shares of it.
+pub fn limits(memory: i64, quota: i64) -> LinuxContainerResources {
+    LinuxContainerResources {
+        memory_limit_in_bytes: memory,
+        cpu_quota: quota,
+        cpu_period: 100_000,
+        cpu_shares: 512,
+        ..Default::default()
+    }
 }
 
 /// What a refused call answers.

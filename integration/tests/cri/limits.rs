@@ -6,26 +6,17 @@ use k8s_cri::v1::{
     UpdateContainerResourcesRequest,
 };
 
+use crate::client::limits;
 use crate::node::{Node, container};
 
 /// The value of a limit inside, of whichever hierarchy has it.
 const LIMITS: &str = "cd /sys/fs/cgroup; cat memory/memory.limit_in_bytes memory.max 2>/dev/null
     cat cpu/cpu.cfs_quota_us cpu.max 2>/dev/null | cut -d' ' -f1";
 
-fn limited(memory: i64, quota: i64) -> LinuxContainerResources {
-    LinuxContainerResources {
-        memory_limit_in_bytes: memory,
-        cpu_quota: quota,
-        cpu_period: 100_000,
-        cpu_shares: 512,
-        ..Default::default()
-    }
-}
-
 pub fn stats_and_updates(node: &Node) {
     let mut pod = node.pod("stats");
     let mut config = container("busy", &["sh", "-c", "while :; do :; done & sleep 1000"]);
-    config.linux.as_mut().expect("linux").resources = Some(limited(64 << 20, 20_000));
+    config.linux.as_mut().expect("linux").resources = Some(limits(64 << 20, 20_000));
     let id = pod.run(config);
     assert_eq!(pod.output(&id, LIMITS), format!("{}\n20000", 64 << 20));
     let mut usage = || {
@@ -48,7 +39,7 @@ pub fn stats_and_updates(node: &Node) {
     assert!(processes >= 2, "{processes} processes in the pod");
     let request = UpdateContainerResourcesRequest {
         container_id: id.clone(),
-        linux: Some(limited(96 << 20, 40_000)),
+        linux: Some(limits(96 << 20, 40_000)),
         ..Default::default()
     };
     pod.cri.update_container_resources(request).expect("update");
@@ -56,7 +47,7 @@ pub fn stats_and_updates(node: &Node) {
     // More than there is cannot be: the error names the file.
     let request = UpdateContainerResourcesRequest {
         container_id: id.clone(),
-        linux: Some(LinuxContainerResources { cpuset_cpus: "4000".to_owned(), ..limited(96 << 20, 40_000) }),
+        linux: Some(LinuxContainerResources { cpuset_cpus: "4000".to_owned(), ..limits(96 << 20, 40_000) }),
         ..Default::default()
     };
     let error = pod.cri.update_container_resources(request).expect_err("a processor that is not there");
@@ -67,7 +58,7 @@ pub fn stats_and_updates(node: &Node) {
 pub fn out_of_memory(node: &Node) {
     let mut pod = node.pod("oom");
     let mut config = container("eater", &["tail", "/dev/zero"]);
-    config.linux.as_mut().expect("linux").resources = Some(limited(24 << 20, 0));
+    config.linux.as_mut().expect("linux").resources = Some(limits(24 << 20, 0));
     let id = pod.run(config);
     assert_eq!(pod.end(&id), (137, "OOMKilled".to_owned()));
     pod.remove();
