@@ -13,6 +13,8 @@ mod common;
 mod host;
 #[path = "cgroup/host_limits.rs"]
 mod host_limits;
+#[path = "cgroup/oom.rs"]
+mod oom;
 #[path = "cgroup/pure_v2.rs"]
 mod pure_v2;
 #[path = "cgroup/runc.rs"]

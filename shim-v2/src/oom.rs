@@ -3,7 +3,7 @@
 use std::os::fd::AsFd;
 
 use crate::reactor::{Interest, Token};
-use crate::serve::Server;
+use crate::serve::{Server, Timer};
 use crate::wire::events::Event;
 
 impl Server {
@@ -35,6 +35,9 @@ impl Server {
             cgroup.note();
         }
         let Some(oom) = &cgroup.oom else { return };
+        if let Some(soon) = oom.recheck().filter(|_| !ended) {
+            self.timers.set(Timer::Oom(serial), soon);
+        }
         if ended {
             // A removed v1 cgroup makes its eventfd readable for good.
             self.poller.remove(oom.as_fd());

@@ -50,6 +50,8 @@ pub enum Timer {
     Stream(u64),
     /// A Delete that waits for output.
     Drain(Target),
+    /// An OOM whose victim was not counted yet.
+    Oom(u64),
     /// Nobody is connected, or no container has been made yet.
     Idle,
     /// End, whatever is left.
@@ -222,6 +224,7 @@ impl Server {
             }
             Timer::Stream(serial) => self.stream_timer(serial),
             Timer::Drain(target) => self.drain_timer(&target),
+            Timer::Oom(serial) => self.oom(serial),
             Timer::Idle => self.idle(),
             // The loop looks at the deadline.
             Timer::Shutdown => {}

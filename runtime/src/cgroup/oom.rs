@@ -2,9 +2,11 @@
 
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 use std::path::PathBuf;
+use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
 use nix::fcntl::OFlag;
+use nix::poll::{PollFd, PollFlags, poll};
 use nix::sys::eventfd::{EfdFlags, EventFd};
 use nix::sys::inotify::{AddWatchFlags, InitFlags, Inotify};
 
@@ -30,10 +32,11 @@ pub(super) fn kills(cgroup: &Cgroup) -> Option<u64> {
     count(member.dir().ok()?, file)
 }
 
-/// Tells of OOM kills in a cgroup. Poll [`OomWatch::as_fd`] for reading, then call [`OomWatch::drain`].
+/// Tells of OOM kills in a cgroup. Poll [`OomWatch::as_fd`] for reading, then call [`OomWatch::drain`], and again when
+/// [`OomWatch::recheck`] asks for it.
 ///
 /// On v2 it is inotify on memory.events, on v1 an eventfd registered in cgroup.event_control. Both also fire for
-/// other reasons (limit reached, cgroup removed), so the count of kills decides.
+/// other reasons (limit reached, cgroup removed, on v1 an OOM of a cgroup above), so the count of kills decides.
 #[derive(Debug)]
 pub struct OomWatch {
     dir: Dir,
@@ -47,7 +50,37 @@ enum Notify {
     /// v2. The directory of the watched file is held open, since inotify takes a path.
     Inotify(Inotify, Above),
     /// v1; the kernel drops the registration when the eventfd is closed.
-    EventFd(EventFd),
+    EventFd(EventFd, Unexplained),
+}
+
+/// Notifications of v1 that no count has explained yet: the kernel notifies before it looks for a victim, here and in
+/// all cgroups below the one that is out of memory (mm/memcontrol-v1.c, `mem_cgroup_oom_notify`).
+#[derive(Debug)]
+struct Unexplained {
+    number: u64,
+    last: Instant,
+}
+
+/// The victim is counted in the call that notifies, but after the kernel's report is printed, which may take its time
+/// on a serial console. A notification that has no victim after this time had it elsewhere.
+const VICTIM: Duration = Duration::from_secs(1);
+
+/// Milliseconds that the notification of a cgroup's removal may take at most: it comes from a workqueue.
+const REMOVAL: u16 = 100;
+
+impl Unexplained {
+    fn none() -> Unexplained {
+        Unexplained { number: 0, last: Instant::now() }
+    }
+
+    fn add(&mut self, eventfd: &EventFd) {
+        if let Ok(new) = eventfd.read() {
+            self.number = self.number.saturating_add(new);
+            self.last = Instant::now();
+        } else if self.last.elapsed() > VICTIM {
+            self.number = 0;
+        }
+    }
 }
 
 /// The cgroup above, whose memory.events counts what happens below it too (cgroup-v2.rst): it can be asked when the
@@ -96,6 +129,7 @@ impl OomWatch {
     /// Never blocks. Also call it once before the cgroup is removed: a kill that came last may not have been
     /// notified yet.
     pub fn drain(&mut self) -> bool {
+        let counted = count(&self.dir, self.file);
         let killed_at_last = match &mut self.notify {
             Notify::Inotify(inotify, above) => {
                 let mut modified = false;
@@ -106,14 +140,51 @@ impl OomWatch {
                 // In this order: the count above is brought up to date in any case.
                 above.has_more(self.file) && modified
             }
-            // The removal notifies once; what came on top of that was an OOM.
-            Notify::EventFd(eventfd) => eventfd.read().is_ok_and(|notified| notified > 1),
+            Notify::EventFd(eventfd, unexplained) => {
+                unexplained.add(eventfd);
+                // The removal notifies once; what came on top of that was an OOM.
+                let killed = unexplained.number > 1;
+                if counted.map_or(killed, |now| now > self.seen) {
+                    unexplained.number = 0;
+                }
+                killed
+            }
         };
         // Without a count the cgroup is gone.
-        let now = count(&self.dir, self.file).unwrap_or(self.seen.saturating_add(u64::from(killed_at_last)));
+        let now = counted.unwrap_or(self.seen.saturating_add(u64::from(killed_at_last)));
         let new = now > self.seen;
         self.seen = now;
         new
+    }
+
+    /// The time until [`OomWatch::drain`] has to be called again even if the descriptor stays silent: v1 has told of an
+    /// OOM whose victim is not counted yet. The waits grow, and end after a second.
+    #[must_use]
+    pub fn recheck(&self) -> Option<Duration> {
+        match &self.notify {
+            Notify::EventFd(_, Unexplained { number: 1.., last }) => {
+                Some(last.elapsed().max(Duration::from_millis(5)))
+            }
+            _ => None,
+        }
+    }
+
+    /// [`OomWatch::drain`] for the last time, when the processes have ended. Of a v1 cgroup that is gone too it is
+    /// known by the number of notifications whether there was a kill, so this waits for the removal's, a tenth of a
+    /// second at most.
+    pub fn drain_at_end(&mut self) -> bool {
+        if self.drain() {
+            return true;
+        }
+        let Notify::EventFd(eventfd, unexplained) = &self.notify else { return false };
+        // A victim is counted before it is killed.
+        if unexplained.number == 0 || count(&self.dir, self.file).is_some() {
+            return false;
+        }
+        if unexplained.number == 1 {
+            let _ = poll(&mut [PollFd::new(eventfd.as_fd(), PollFlags::POLLIN)], REMOVAL);
+        }
+        self.drain()
     }
 
     /// Kills counted up to the last [`OomWatch::drain`].
@@ -139,7 +210,7 @@ impl Notify {
         let eventfd = EventFd::from_flags(EfdFlags::EFD_CLOEXEC | EfdFlags::EFD_NONBLOCK).map_err(error)?;
         let registration = format!("{} {}", eventfd.as_fd().as_raw_fd(), control.as_raw_fd());
         dir.write("cgroup.event_control", &registration)?;
-        Ok(Notify::EventFd(eventfd))
+        Ok(Notify::EventFd(eventfd, Unexplained::none()))
     }
 }
 
@@ -147,7 +218,7 @@ impl AsFd for OomWatch {
     fn as_fd(&self) -> BorrowedFd<'_> {
         match &self.notify {
             Notify::Inotify(inotify, _) => inotify.as_fd(),
-            Notify::EventFd(eventfd) => eventfd.as_fd(),
+            Notify::EventFd(eventfd, _) => eventfd.as_fd(),
         }
     }
 }

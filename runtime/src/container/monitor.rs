@@ -71,6 +71,7 @@ impl Monitor {
     pub fn wait(&mut self, until: Instant) -> Result<News> {
         loop {
             let left = until.saturating_duration_since(Instant::now());
+            let left = self.oom.as_ref().and_then(OomWatch::recheck).map_or(left, |soon| soon.min(left));
             // Rounded up: to come back a little early would make this loop spin.
             let milliseconds =
                 left.as_millis().saturating_add(u128::from(left.subsec_nanos() % 1_000_000 != 0));
@@ -82,7 +83,8 @@ impl Monitor {
                 Err(e) => return Err(Error::Runtime(Failure::new("wait for", "events", &e.into()))),
             }
             let ended = fds.first().and_then(PollFd::any).unwrap_or(false);
-            if self.oom.as_mut().is_some_and(OomWatch::drain) {
+            let look = if ended { OomWatch::drain_at_end } else { OomWatch::drain };
+            if self.oom.as_mut().is_some_and(look) {
                 return Ok(News::Oom);
             }
             if ended {

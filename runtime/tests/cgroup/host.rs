@@ -2,11 +2,9 @@
 
 use std::collections::BTreeMap;
 use std::fs;
-use std::os::fd::AsFd;
 use std::path::Path;
 
 use davit::cgroup::{Cgroup, Error, Layout, Mode, OnDenied, Stats};
-use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
 use crate::common::{Scratch, Shell, openable, resolve, resources, skip_unless_v1, until};
 
@@ -253,28 +251,6 @@ fn device_rules() {
     let deny = r#"{"devices":[{"allow":true,"access":"rwm"},{"allow":false,"type":"c","major":1,"minor":11,"access":"rw"}]}"#;
     scratch.update_json(deny).unwrap();
     assert_eq!(openable(&scratch, &nodes), [true, true, false]);
-}
-
-#[test]
-fn oom_kills_are_noticed() {
-    if skip_unless_v1() {
-        return;
-    }
-    let scratch = Scratch::created();
-    scratch.apply_json(r#"{"memory":{"limit":12582912,"swap":12582912}}"#).unwrap();
-    let mut watch = scratch.oom_watch().unwrap();
-    assert_eq!(scratch.oom_kills(), Some(0));
-    assert!(!watch.drain());
-    let mut shell = Shell::waiting("x=$(head -c 60000000 /dev/zero | tr '\\0' x); echo alive");
-    scratch.attach(shell.pid()).unwrap();
-    shell.go();
-    let ready =
-        poll(&mut [PollFd::new(watch.as_fd(), PollFlags::POLLIN)], PollTimeout::from(20_000_u16)).unwrap();
-    assert_eq!(ready, 1);
-    until("an OOM kill", || watch.drain());
-    assert!(watch.kills() >= 1);
-    assert!(scratch.oom_kills() >= Some(1));
-    shell.killed_by();
 }
 
 #[test]

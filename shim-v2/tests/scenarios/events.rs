@@ -202,6 +202,31 @@ pub fn quick_oom_kills_come_before_their_exits(daemon: &Daemon) {
     }
 }
 
+/// The notification comes before the victim is counted, and none comes after that.
+pub fn oom_kills_of_children_are_told_while_init_runs(daemon: &Daemon) {
+    if !Path::new("/sys/fs/cgroup/memory").exists() {
+        eprintln!(
+            "SKIPPED oom_kills_of_children_are_told_while_init_runs: needs the memory controller on cgroup v1"
+        );
+        return;
+    }
+    daemon.make_bundle("c", "sleep 1000", |config| {
+        config["linux"]["resources"] =
+            serde_json::json!({"memory": {"limit": 20_000_000, "swap": 20_000_000}});
+    });
+    let mut client = Client::connect(&daemon.start_shim("c"));
+    daemon.create(&mut client, "c", &Io::none()).unwrap();
+    client.start("c", "").unwrap();
+    for round in 1..=4 {
+        let exec = format!("e{round}");
+        assert_eq!(client.run_exec("c", &exec, "exec dd if=/dev/zero of=/dev/null bs=200M count=1"), 137);
+        let told = || daemon.events().topics("c").iter().filter(|topic| *topic == "oom").count();
+        until("the OOM event", || (told() >= round).then_some(()));
+        assert_eq!(told(), round);
+    }
+    client.finish("c");
+}
+
 /// moby#43022: containerd reads events and never answers.
 pub fn a_stalled_event_service_holds_nobody(daemon: &Daemon) {
     daemon.events().set_mood(Mood::Stalled);
