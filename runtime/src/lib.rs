@@ -1,6 +1,6 @@
 //! davit: an OCI container runtime as a library. The binary `davit` and the shim are its two users.
 //!
-//! Modules depend one way: `cli` → `container` → {`plan`, `init`, `cgroup`, `seccomp`, `security`} →
+//! Modules depend one way: `cli` → `container` → {`plan`, `init`, `cgroup`, `seccomp`, `security`, `criu`} →
 //! {`rootfs`, `path`} → `sys`. `spec` and `plan` are pure: no I/O, no root.
 //! `unsafe` does not compile but in `sys` (rule 17).
 
@@ -10,6 +10,8 @@ pub mod cgroup;
 pub mod cli;
 #[forbid(unsafe_code)]
 pub mod container;
+#[forbid(unsafe_code)]
+pub mod criu;
 #[cfg(feature = "fuzz")]
 #[forbid(unsafe_code)]
 pub mod fuzz;

@@ -30,10 +30,11 @@ const ADDED_IN_1_3: [&str; 8] = [
 ];
 
 /// Flags that no help shows: callers still pass them.
-const HIDDEN: [&str; 5] = [
+const HIDDEN: [&str; 6] = [
     "--criu",
     "create --no-subreaper",
     "exec --no-subreaper",
+    "restore --network-lock",
     "update --kernel-memory",
     "update --kernel-memory-tcp",
 ];

@@ -31,8 +31,9 @@ const FLAGS: [&str; 4] = [
 ];
 
 /// Annotations that change what davit does on the host: callers keep them from those who may only choose images.
-const UNSAFE_ANNOTATIONS: [&str; 5] = [
+const UNSAFE_ANNOTATIONS: [&str; 6] = [
     "bundle",
+    "org.criu.config",
     "org.opencontainers.runc.clone-self-exe",
     "run.oci.hooks.",
     "run.oci.keep_original_groups",
@@ -89,6 +90,8 @@ pub fn document() -> Value {
         "annotations": {
             "io.github.davit.version": VERSION,
             "io.github.davit.commit": COMMIT,
+            // runc's key, by which callers look for it: by CRIU, if that is in $PATH.
+            "org.opencontainers.runc.checkpoint.enabled": "true",
         },
         "potentiallyUnsafeConfigAnnotations": UNSAFE_ANNOTATIONS,
     })

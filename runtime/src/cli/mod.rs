@@ -13,6 +13,7 @@ use crate::sys::process::exit_now;
 
 mod args;
 mod check;
+mod checkpoint;
 mod completion;
 mod console;
 mod create;
@@ -34,6 +35,7 @@ mod pause;
 mod proc_table;
 pub(crate) mod process;
 mod ps;
+mod restore;
 mod resume;
 mod run;
 mod seccomp;
@@ -79,6 +81,7 @@ struct Command {
 
 static COMMANDS: &[&Command] = &[
     &check::COMMAND,
+    &checkpoint::COMMAND,
     &completion::COMMAND,
     &create::COMMAND,
     &delete::COMMAND,
@@ -92,6 +95,7 @@ static COMMANDS: &[&Command] = &[
     &mounts::COMMAND,
     &pause::COMMAND,
     &ps::COMMAND,
+    &restore::COMMAND,
     &resume::COMMAND,
     &run::COMMAND,
     &seccomp::COMMAND,
@@ -101,11 +105,8 @@ static COMMANDS: &[&Command] = &[
     &update::COMMAND,
 ];
 
-/// Commands of runc's that davit does not have yet: an error says so, nothing is ignored.
-const NOT_YET: [&str; 2] = ["checkpoint", "restore"];
-
 /// Commands that run code in a container while it could look at this process.
-const ENTERING: [&str; 4] = ["create", "exec", "mounts", "run"];
+const ENTERING: [&str; 5] = ["create", "exec", "mounts", "restore", "run"];
 
 /// Exit code for a word that is no command, as urfave/cli gives it to runc.
 const NO_SUCH_COMMAND: i32 = 3;
@@ -152,9 +153,6 @@ fn dispatch(scan: &args::Scan<'_>) -> i32 {
         return help_command(scan);
     }
     let Some(command) = find(&word) else {
-        if NOT_YET.contains(&word.as_ref()) {
-            return fail(&format!("{word} is not supported yet"), 1);
-        }
         return fail(&format!("No help topic for '{word}'"), NO_SUCH_COMMAND);
     };
     run_command(&global, command, scan.rest)

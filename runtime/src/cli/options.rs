@@ -75,10 +75,15 @@ pub(super) fn create_options(matches: &ArgMatches, console: Console) -> anyhow::
         pid_file: path(matches, "pid-file"),
         pidfd_socket: path(matches, "pidfd-socket"),
         root_switch: if matches.get_flag("no-pivot") { RootSwitch::Move } else { RootSwitch::Pivot },
-        new_keyring: !matches.get_flag("no-new-keyring"),
-        preserve_fds: matches.get_one::<u32>("preserve-fds").copied().unwrap_or(0),
+        new_keyring: !switched(matches, "no-new-keyring"),
+        preserve_fds: matches.try_get_one::<u32>("preserve-fds").ok().flatten().copied().unwrap_or(0),
         activation: activation(),
     })
+}
+
+/// A switch that not every command has.
+fn switched(matches: &ArgMatches, flag: &str) -> bool {
+    matches.try_get_one::<bool>(flag).is_ok_and(|given| given == Some(&true))
 }
 
 /// What a service manager has put into the environment.

@@ -35,6 +35,9 @@ pub struct Brief {
     pub labels: Vec<String>,
     /// The cgroup whose freezer is used, with its key.
     pub freezer: BTreeMap<String, PathBuf>,
+    /// As in [`State`].
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    restored: bool,
     /// Who wrote the file.
     #[serde(skip)]
     pub maker: Maker,
@@ -54,6 +57,7 @@ impl Brief {
             rootfs: state.config.rootfs.clone(),
             labels: state.config.labels.clone().unwrap_or_default(),
             freezer: freezer.map(|(key, dir)| (key.clone(), dir.clone())).into_iter().collect(),
+            restored: state.restored,
             maker: state.maker(),
         }
     }
@@ -65,7 +69,11 @@ impl Brief {
     pub fn from_text(text: &[u8]) -> serde_json::Result<Self> {
         match text.strip_prefix(HEAD) {
             // What follows is not looked at.
-            Some(rest) => Brief::deserialize(&mut serde_json::Deserializer::from_slice(rest)),
+            Some(rest) => {
+                let brief = Brief::deserialize(&mut serde_json::Deserializer::from_slice(rest))?;
+                let maker = if brief.restored { Maker::Restored } else { Maker::Davit };
+                Ok(Brief { maker, ..brief })
+            }
             None => Ok(Brief::of(&serde_json::from_slice(text)?)),
         }
     }
@@ -143,6 +151,16 @@ mod tests {
         assert_eq!(brief, Brief::of(&state()));
         assert_eq!((brief.bundle(), brief.annotations()["k"].as_str()), ("/b".into(), "v=w"));
         assert_eq!(brief.freezer.keys().collect::<Vec<_>>(), ["freezer"]);
+    }
+
+    #[test]
+    fn a_restored_container_is_told() {
+        let mut state = state();
+        state.restored = true;
+        let text = Brief::with(&state).unwrap();
+        assert_eq!(Brief::from_text(&text).unwrap().maker, Maker::Restored);
+        let whole: serde_json::Value = serde_json::from_slice(&text).unwrap();
+        assert_eq!(whole["davit_restored"], true);
     }
 
     #[test]

@@ -34,9 +34,18 @@ pub(super) enum StartWhen {
 }
 
 pub(super) fn create(runtime: &Runtime, options: CreateOptions, when: StartWhen) -> Result<Started> {
+    make(runtime, &options, |making, console| making.run(console, when))
+}
+
+/// Reads the config, checks it, and calls `act` to make the container in its new directory; undoes all if that fails.
+pub(super) fn make(
+    runtime: &Runtime,
+    options: &CreateOptions,
+    act: impl FnOnce(&Making<'_>, Option<OwnedFd>) -> Result<Started>,
+) -> Result<Started> {
     let bundle = absolute(&options.bundle)?;
     let dir = Dir::of(runtime, &options.id)?;
-    let Planned { spec, cgroup, plan } = planned(runtime, &options, &bundle, &dir)?;
+    let Planned { spec, cgroup, plan } = planned(runtime, options, &bundle, &dir)?;
     let preserve_fds = options.preserve_fds.saturating_add(options.activation.listen_fds);
     super::checks::own_binary(spec.annotations().as_ref().and_then(|all| all.get(ANNOTATION)))?;
     super::checks::host(&spec)?;
@@ -54,7 +63,7 @@ pub(super) fn create(runtime: &Runtime, options: CreateOptions, when: StartWhen)
     dir.create()?;
     let making = Making {
         runtime,
-        options: &options,
+        options,
         bundle: &bundle,
         spec: &spec,
         plan: &plan,
@@ -64,7 +73,7 @@ pub(super) fn create(runtime: &Runtime, options: CreateOptions, when: StartWhen)
         group,
         covered_mount,
     };
-    making.run(console, when).inspect_err(|_| making.undo())
+    act(&making, console).inspect_err(|_| making.undo())
 }
 
 /// All that is known before anything is made.
@@ -131,18 +140,18 @@ fn systemd_cgroup(
 }
 
 /// A container being made: what every part of it needs.
-struct Making<'a> {
-    runtime: &'a Runtime,
-    options: &'a CreateOptions,
-    bundle: &'a Path,
-    spec: &'a Spec,
-    plan: &'a Plan,
-    cgroup: &'a Cgroup,
-    dir: &'a Dir,
+pub(super) struct Making<'a> {
+    pub(super) runtime: &'a Runtime,
+    pub(super) options: &'a CreateOptions,
+    pub(super) bundle: &'a Path,
+    pub(super) spec: &'a Spec,
+    pub(super) plan: &'a Plan,
+    pub(super) cgroup: &'a Cgroup,
+    pub(super) dir: &'a Dir,
     /// How many descriptors from 3 on the program gets.
     preserve_fds: u32,
     /// Its group in resctrl.
-    group: Option<Group<'a>>,
+    pub(super) group: Option<Group<'a>>,
     /// See [`State::covered_mount`].
     covered_mount: Option<i32>,
 }
@@ -235,10 +244,10 @@ impl Making<'_> {
             StartWhen::Later => {
                 spawned.tell(Kind::Start, &[], self.cgroup)?;
                 spawned.expect(Kind::Ready, self.cgroup)?;
-                self.hand_over(spawned)
+                self.hand_over(spawned.pid, spawned.pidfd.as_fd())
             }
             StartWhen::Now => {
-                self.hand_over(spawned)?;
+                self.hand_over(spawned.pid, spawned.pidfd.as_fd())?;
                 spawned.tell(Kind::Start, &[], self.cgroup)?;
                 spawned.executed(self.cgroup)?;
                 self.run_poststart(spawned.pid)
@@ -246,11 +255,11 @@ impl Making<'_> {
         }
     }
 
-    fn has_cgroup(&self) -> bool {
+    pub(super) fn has_cgroup(&self) -> bool {
         self.runtime.cgroups != CgroupManager::Disabled
     }
 
-    fn resources(&self) -> Option<&LinuxResources> {
+    pub(super) fn resources(&self) -> Option<&LinuxResources> {
         let resources = self.spec.linux().as_ref()?.resources().as_ref()?;
         if !self.has_cgroup() && has_limits(resources) {
             log::warn!("linux.resources is ignored: cgroups are disabled");
@@ -284,7 +293,7 @@ impl Making<'_> {
     }
 
     /// A container that sees its own cgroup, writable, gets it (as runc does with systemd, and crun).
-    fn delegate(&self, state: &State) -> Result<()> {
+    pub(super) fn delegate(&self, state: &State) -> Result<()> {
         let Some(process) = self.spec.process().as_ref().filter(|_| delegates_cgroup(self.spec)) else {
             return Ok(());
         };
@@ -304,7 +313,7 @@ impl Making<'_> {
         }
     }
 
-    fn initial_state(&self) -> Result<State> {
+    pub(super) fn initial_state(&self) -> Result<State> {
         let (id, keyring) = (&self.options.id, self.options.new_keyring);
         let mut state = State::new(self.runtime, id, self.bundle, self.spec, &self.plan.rootfs, keyring);
         state.cgroup_paths = self.cgroup.paths();
@@ -323,15 +332,15 @@ impl Making<'_> {
     }
 
     /// Tells the callers who asked where the process is.
-    fn hand_over(&self, spawned: &Spawned) -> Result<()> {
+    pub(super) fn hand_over(&self, pid: i32, pidfd: BorrowedFd<'_>) -> Result<()> {
         if let Some(path) = &self.options.pid_file {
-            write_atomically(path, spawned.pid.to_string().as_bytes(), 0o644)?;
+            write_atomically(path, pid.to_string().as_bytes(), 0o644)?;
         }
         // crun's form of --pidfd-socket.
         let receiver = self.spec.annotations().as_ref().and_then(|all| all.get("run.oci.pidfd_receiver"));
         let receiver = receiver.filter(|path| !path.is_empty()).map(Path::new);
         for path in self.options.pidfd_socket.as_deref().into_iter().chain(receiver) {
-            send_pidfd(path, spawned.pidfd.as_fd())?;
+            send_pidfd(path, pidfd)?;
         }
         Ok(())
     }
@@ -345,7 +354,7 @@ impl Making<'_> {
         }
     }
 
-    fn run_hooks(&self, pid: i32) -> Result<()> {
+    pub(super) fn run_hooks(&self, pid: i32) -> Result<()> {
         let Some(hooks) = self.spec.hooks() else { return Ok(()) };
         let state = self.hook_state("creating", pid);
         // runc is in the bundle then; its `start` and `delete` are where they were called.
@@ -365,7 +374,7 @@ impl Making<'_> {
         Ok(run_host_hooks("poststart", hooks, &self.hook_state("running", pid), Some(self.bundle))?)
     }
 
-    fn hook_state(&self, status: &'static str, pid: i32) -> HookState {
+    pub(super) fn hook_state(&self, status: &'static str, pid: i32) -> HookState {
         HookState {
             oci_version: self.spec.version().clone(),
             id: self.options.id.clone(),
@@ -450,7 +459,7 @@ fn has_limits(resources: &LinuxResources) -> bool {
 }
 
 /// The v1 hierarchies for a `cgroup` mount; none on pure v2, which is mounted by itself.
-fn cgroup_views(runtime: &Runtime, layout: &Layout, cgroup: &Cgroup) -> Vec<CgroupView> {
+pub(super) fn cgroup_views(runtime: &Runtime, layout: &Layout, cgroup: &Cgroup) -> Vec<CgroupView> {
     if layout.mode() == CgroupMode::V2 {
         return Vec::new();
     }

@@ -75,6 +75,11 @@ impl Dir {
         self.parse(Brief::from_text)
     }
 
+    /// Reads a part of state.json, with the care of [`Dir::read`].
+    pub fn read_part<T: serde::de::DeserializeOwned>(&self) -> Result<T> {
+        self.parse(|text| serde_json::from_slice(text))
+    }
+
     fn parse<T>(&self, parse: fn(&[u8]) -> serde_json::Result<T>) -> Result<T> {
         let path = self.path.join(STATE_FILE);
         let missing = |e: std::io::Error| match e.kind() {

@@ -71,6 +71,20 @@ pub enum Error {
     /// A cgroup could not be made, changed, read or removed.
     #[error(transparent)]
     Cgroup(#[from] crate::cgroup::Error),
+    /// CRIU did not do what was asked.
+    #[error(transparent)]
+    Criu(#[from] crate::criu::Error),
+    /// `checkpoint` of a container that has no process to be written (runc's words).
+    #[error("Container cannot be checkpointed in {0} state")]
+    NotCheckpointable(&'static str),
+    /// A container whose checkpoint or restore would lose something that it relies on, or that needs other rights.
+    #[error("container cannot be {action}: {why}")]
+    Refused {
+        /// `checkpointed` or `restored`.
+        action: &'static str,
+        /// Why not.
+        why: String,
+    },
     /// A resctrl group could not be made, joined or removed.
     #[error(transparent)]
     Resctrl(#[from] crate::resctrl::Error),

@@ -300,7 +300,7 @@ fn signal_init(container: &Loaded, signal: i32) -> Result<()> {
 }
 
 /// How long `delete` waits for a killed init, as runc does (100 times 100 ms).
-const KILL_PATIENCE: Duration = Duration::from_secs(10);
+pub(super) const KILL_PATIENCE: Duration = Duration::from_secs(10);
 
 pub(super) fn delete(runtime: &Runtime, id: &str, force: bool) -> Result<()> {
     let container = match load(runtime, id) {
@@ -338,7 +338,7 @@ fn kill_and_wait(container: &Loaded) -> Result<()> {
 }
 
 /// A pidfd is readable once its process has ended.
-fn wait_for_end(pidfd: &OwnedFd, patience: Duration, cgroup: &Cgroup) -> Result<()> {
+pub(super) fn wait_for_end(pidfd: &OwnedFd, patience: Duration, cgroup: &Cgroup) -> Result<()> {
     let deadline = Instant::now() + patience;
     loop {
         let left = deadline.saturating_duration_since(Instant::now());
@@ -354,7 +354,7 @@ fn wait_for_end(pidfd: &OwnedFd, patience: Duration, cgroup: &Cgroup) -> Result<
 
 /// Removes what is left of a stopped container. The state goes last, so that a failed delete can be
 /// repeated.
-fn destroy(container: Loaded) -> Result<()> {
+pub(super) fn destroy(container: Loaded) -> Result<()> {
     let Loaded { dir, state, cgroup, status } = container;
     // What runs in the cgroup of a container that was never made is not the container's.
     if !state.has_own_pid_namespace() && status != Status::Creating {

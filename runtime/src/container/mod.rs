@@ -11,8 +11,10 @@ use oci_spec::runtime::{LinuxIntelRdt, LinuxResources, Mount, Process};
 
 mod activation;
 mod brief;
+mod checkpoint;
 mod checks;
 mod create;
+mod criu_mounts;
 mod dir;
 mod error;
 mod exec;
@@ -21,6 +23,7 @@ mod explain;
 pub(crate) mod fuzz;
 mod host_mounts;
 mod idmap;
+mod isolation;
 mod lifecycle;
 mod listener;
 mod live_mounts;
@@ -29,16 +32,20 @@ mod mounts;
 mod netdevices;
 mod outside;
 mod process_stat;
+mod restore;
 mod rootless;
 mod runc_config;
 mod runc_seccomp;
 mod spawn;
 mod state;
 
+pub use crate::criu::{CgroupsMode, NetworkLock};
 pub use activation::NotifySocket;
+pub use checkpoint::CheckpointOptions;
 use create::StartWhen;
 pub use exec::ExecTarget;
 pub use explain::{explain, explain_exec};
+pub use restore::RestoreOptions;
 
 pub use error::{CREATE_FAILED, EXEC_FAILED, Error};
 pub(crate) use idmap::find_helper;
@@ -354,6 +361,30 @@ pub fn update(
     intel_rdt: Option<&LinuxIntelRdt>,
 ) -> Result<()> {
     lifecycle::update(runtime, id, resources, intel_rdt)
+}
+
+/// Writes a running or paused container's processes to images, by CRIU. Afterwards the container is gone, its
+/// cgroup and state too, unless `options` lets it run on ([`CheckpointOptions::leave_running`],
+/// [`CheckpointOptions::pre_dump`]).
+///
+/// # Errors
+/// [`Error::NotFound`], [`Error::NotCheckpointable`], [`Error::Refused`], [`Error::Criu`]. The container runs on (or
+/// is paused, as it was) then.
+pub fn checkpoint(runtime: &Runtime, id: &str, options: &CheckpointOptions) -> Result<()> {
+    checkpoint::checkpoint(runtime, id, options)
+}
+
+/// Makes a container of a bundle, with the processes that a [`checkpoint`] has written; they run when this returns.
+///
+/// Stdio is the caller's (descriptors 0 to 2) unless `process.terminal` is set: what was a pipe or a file of the
+/// host's in the images is replaced by it. Of `create`, [`CreateOptions::preserve_fds`] and
+/// [`CreateOptions::activation`] mean nothing here: descriptors are those of the images. Hooks: prestart and
+/// createRuntime run once the namespaces are there, as with runc the others do not.
+///
+/// # Errors
+/// [`Error::Refused`], [`Error::Criu`], or one of `create`; nothing is left behind then.
+pub fn restore(runtime: &Runtime, create: &CreateOptions, options: &RestoreOptions) -> Result<Started> {
+    restore::restore(runtime, create, options)
 }
 
 /// Opens a running container for `events`.

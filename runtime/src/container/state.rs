@@ -23,6 +23,8 @@ pub enum Maker {
     /// This one.
     #[default]
     Davit,
+    /// This one, with processes that CRIU made: they have executed nothing.
+    Restored,
     /// runc.
     Other,
 }
@@ -62,6 +64,9 @@ pub struct State {
     /// Without a mount namespace: id of the mount that the rootfs's own was put on. runc has no such key.
     #[serde(default, rename = "davit_covered_mount", skip_serializing_if = "Option::is_none")]
     pub covered_mount: Option<i32>,
+    /// Whether its processes came from images. runc has no such key.
+    #[serde(default, rename = "davit_restored", skip_serializing_if = "std::ops::Not::not")]
+    pub restored: bool,
     /// Directory in resctrl.
     #[serde(default)]
     pub intel_rdt_path: String,
@@ -230,6 +235,11 @@ pub fn namespace_flag(name: &str) -> Option<i32> {
     KINDS.iter().find(|(_, runc, _)| *runc == name).map(|(kind, ..)| *kind as i32)
 }
 
+/// runc's name for a kind of namespaces, and its file below /proc/PID/ns.
+pub fn namespace_name(kind: LinuxNamespaceType) -> Option<(&'static str, &'static str)> {
+    KINDS.iter().find(|(known, ..)| *known == kind).map(|(_, name, file)| (*name, *file))
+}
+
 impl State {
     /// The state of a container whose init exists.
     pub fn new(
@@ -287,6 +297,7 @@ impl State {
             external_descriptors: vec!["/dev/null".to_owned(); 3],
             config_file: None,
             covered_mount: None,
+            restored: false,
             intel_rdt_path: String::new(),
             intel_rdt_mon_path: String::new(),
         }
@@ -370,7 +381,11 @@ impl State {
 
     /// Who wrote the state. A change by runc makes it runc's: it keeps no key that is not its own.
     pub fn maker(&self) -> Maker {
-        if self.brief.is_some() { Maker::Davit } else { Maker::Other }
+        match self.brief {
+            None => Maker::Other,
+            Some(_) if self.restored => Maker::Restored,
+            Some(_) => Maker::Davit,
+        }
     }
 
     /// Annotations of config.json.

@@ -1,6 +1,6 @@
 //! Processes: clone3, pidfds, fork, exec.
 
-use std::ffi::CStr;
+use std::ffi::{CStr, CString};
 use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 
@@ -341,13 +341,22 @@ pub fn set_domainname(name: &str) -> io::Result<()> {
 /// Lets a command's program begin as if it were started by hand: with no descriptor but stdio, and no signal
 /// blocked (the foreground commands block them all).
 pub fn only_stdio(command: &mut std::process::Command) {
+    only_stdio_and(command, Vec::new());
+}
+
+/// As [`only_stdio`], and with these descriptors, under the same numbers.
+pub fn only_stdio_and(command: &mut std::process::Command, kept: Vec<RawFd>) {
     use std::os::unix::process::CommandExt;
-    let settle = || {
+    let settle = move || {
         super::fs::close_on_exec_from(3, || {
             let flags =
                 nix::fcntl::OFlag::O_RDONLY | nix::fcntl::OFlag::O_DIRECTORY | nix::fcntl::OFlag::O_CLOEXEC;
             Ok(nix::fcntl::open("/proc/self/fd", flags, nix::sys::stat::Mode::empty())?)
         })?;
+        for fd in &kept {
+            // SAFETY: changes a flag of a descriptor, if it is open.
+            check(libc::c_long::from(unsafe { libc::fcntl(*fd, libc::F_SETFD, 0) }))?;
+        }
         // SAFETY: sigset_t is plain data for which all-zero is valid.
         let mut none: libc::sigset_t = unsafe { std::mem::zeroed() };
         // SAFETY: both calls only read and write the set on this stack.
@@ -357,9 +366,29 @@ pub fn only_stdio(command: &mut std::process::Command) {
         };
         if code == 0 { Ok(()) } else { Err(io::Error::from_raw_os_error(code)) }
     };
-    // SAFETY: in the forked child: two system calls, no allocation, no lock. Before kernel 5.11 a directory is read,
+    // SAFETY: in the forked child: a few system calls, no allocation, no lock. Before kernel 5.11 a directory is read,
     // which allocates: our programs have one thread, so that nobody can have held the allocator's lock at the fork.
     unsafe { command.pre_exec(settle) };
+}
+
+/// Gives a command's program a mount namespace of its own, in which `from` with all its mounts is bound onto `onto`;
+/// mounts of the caller's still arrive there.
+pub fn with_private_bind(command: &mut std::process::Command, from: CString, onto: CString) {
+    use std::os::unix::process::CommandExt;
+    let bind = move || {
+        let mount = |from: &CStr, onto: &CStr, flags: libc::c_ulong| {
+            let none = std::ptr::null();
+            // SAFETY: both strings outlive the call; there is no type and no data.
+            let done = unsafe { libc::mount(from.as_ptr(), onto.as_ptr(), none, flags, none.cast()) };
+            check(libc::c_long::from(done)).map(drop)
+        };
+        // SAFETY: changes only the namespace of this process, which has one thread.
+        check(libc::c_long::from(unsafe { libc::unshare(libc::CLONE_NEWNS) }))?;
+        mount(c"none", c"/", libc::MS_REC | libc::MS_SLAVE)?;
+        mount(&from, &onto, libc::MS_BIND | libc::MS_REC)
+    };
+    // SAFETY: in the forked child: three system calls, no allocation, no lock.
+    unsafe { command.pre_exec(bind) };
 }
 
 /// Ends a command's program when the calling process ends: nobody would take its result.
