@@ -20,6 +20,8 @@ pub mod init;
 #[forbid(unsafe_code)]
 pub mod logging;
 #[forbid(unsafe_code)]
+mod maps;
+#[forbid(unsafe_code)]
 pub mod net;
 #[forbid(unsafe_code)]
 pub mod path;

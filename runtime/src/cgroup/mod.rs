@@ -40,6 +40,7 @@ pub use oom::OomWatch;
 pub use stats::Stats;
 pub use systemd::{Manager, UnitName, UnitRequest};
 
+use crate::maps::map_of;
 use member::Member;
 use path::Place;
 use systemd::Unit;
@@ -355,8 +356,9 @@ impl Cgroup {
     #[must_use]
     pub fn paths(&self) -> BTreeMap<String, PathBuf> {
         let made = self.members.iter().filter(|member| !member.is_denied());
-        made.flat_map(|member| member.keys().iter().map(|key| (key.clone(), member.path().to_owned())))
-            .collect()
+        map_of(
+            made.flat_map(|member| member.keys().iter().map(|key| (key.clone(), member.path().to_owned()))),
+        )
     }
 
     /// v1, hybrid or v2.

@@ -10,6 +10,7 @@ use super::layout::Mode;
 use super::member::Member;
 use super::stats::{self, Files};
 use super::{Cgroup, v1, v2};
+use crate::maps::map_of;
 
 /// The `data` of a stats event.
 pub(super) fn report(cgroup: &Cgroup, resctrl: Option<Value>) -> Result<Value, Error> {
@@ -65,10 +66,8 @@ fn usage(limit: u64, usage: u64, max: u64, failcnt: u64) -> Value {
 /// Every line of memory.stat.
 fn raw_memory(files: &mut Files<'_>) -> Map<String, Value> {
     let lines = files.text("memory.stat").unwrap_or_default().lines();
-    lines
-        .filter_map(|line| line.split_once(' '))
-        .filter_map(|(k, v)| Some((k.to_owned(), parse_u64(v)?.into())))
-        .collect()
+    let pairs = lines.filter_map(|line| line.split_once(' '));
+    map_of(pairs.filter_map(|(k, v)| Some((k.to_owned(), parse_u64(v)?.into()))))
 }
 
 fn number(map: &Map<String, Value>, key: &str) -> u64 {
@@ -244,7 +243,7 @@ fn of_v2(cgroup: &Cgroup) -> Result<Map<String, Value>, Error> {
         let fields = Fields::default().set("usage", used.unwrap_or(page.current));
         (page.pagesize, fields.always("failcnt", page.failcnt).done())
     });
-    data.insert("hugetlb".into(), Value::Object(hugetlb.collect()));
+    data.insert("hugetlb".into(), Value::Object(map_of(hugetlb)));
     Ok(data)
 }
 

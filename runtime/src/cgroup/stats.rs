@@ -364,7 +364,7 @@ pub(super) fn hugepage_sizes(dir: &Dir, suffix: &str) -> Result<&'static [String
         (!size.contains('.')).then(|| size.to_owned())
     };
     let mut sizes: Vec<String> = names.iter().filter_map(size).collect();
-    sizes.sort();
+    sizes.sort_unstable();
     Ok(SIZES.get_or_init(|| sizes))
 }
 

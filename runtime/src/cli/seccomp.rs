@@ -13,6 +13,7 @@ use serde_json::{Value, json};
 use super::args::{Arity, positionals, switch, value};
 use super::global::Global;
 use super::{Command, errno_text, json as go_json, print};
+use crate::maps::map_of;
 use crate::seccomp::arch::{Abi, Machine};
 use crate::seccomp::interpreter::{Call, trace};
 use crate::seccomp::{Filter, compile_for, describe, names};
@@ -136,14 +137,12 @@ fn explain(matches: &ArgMatches, abi: Abi, profile: &LinuxSeccomp) -> anyhow::Re
     let wanted = matches.get_one::<String>("arch");
     let all = all.into_iter().filter(|summary| wanted.is_none() || summary.abi == abi);
     if matches.get_flag("json") {
-        let archs: serde_json::Map<String, Value> = all
-            .map(|s| {
-                (
-                    s.abi.name().to_owned(),
-                    json!({ "fixed": s.fixed, "byArguments": s.conditional, "newer": s.newer }),
-                )
-            })
-            .collect();
+        let archs: serde_json::Map<String, Value> = map_of(all.map(|s| {
+            (
+                s.abi.name().to_owned(),
+                json!({ "fixed": s.fixed, "byArguments": s.conditional, "newer": s.newer }),
+            )
+        }));
         return document(&json!({ "version": DOCUMENT, "archs": archs }));
     }
     Ok(print(&all.map(|summary| summary.to_string()).collect::<String>()))

@@ -12,6 +12,7 @@ use super::Result;
 use super::process_stat::ProcessStat;
 use super::state::{Maker, State};
 use crate::cgroup::Cgroup;
+use crate::maps::map_of;
 
 /// How such a file begins. runc has no such key, and drops it when it writes the file anew.
 const HEAD: &[u8] = b"{\"davit_brief\":";
@@ -56,7 +57,7 @@ impl Brief {
             version: state.config.version.clone(),
             rootfs: state.config.rootfs.clone(),
             labels: state.config.labels.clone().unwrap_or_default(),
-            freezer: freezer.map(|(key, dir)| (key.clone(), dir.clone())).into_iter().collect(),
+            freezer: map_of(freezer.map(|(key, dir)| (key.clone(), dir.clone()))),
             restored: state.restored,
             maker: state.maker(),
         }
@@ -124,7 +125,7 @@ pub fn bundle(labels: &[String]) -> PathBuf {
 /// All others of the labels.
 pub fn annotations(labels: &[String]) -> BTreeMap<String, String> {
     let pairs = labels.iter().filter_map(|label| label.split_once('='));
-    pairs.filter(|(key, _)| *key != "bundle").map(|(key, value)| (key.to_owned(), value.to_owned())).collect()
+    map_of(pairs.filter(|(key, _)| *key != "bundle").map(|(key, value)| (key.to_owned(), value.to_owned())))
 }
 
 #[cfg(test)]

@@ -19,6 +19,7 @@ use super::{
 };
 use crate::cgroup::{Cgroup, Layout, Mode as CgroupMode, OnDenied, UnitRequest};
 use crate::init::{Gate, HookOutput, HookState, Kind, run_host_hooks};
+use crate::maps::map_of;
 use crate::plan::{CgroupView, Facts, IdMaps, Plan, Request, Step, SwitchRoot};
 use crate::resctrl::Group;
 use crate::selfexe::ANNOTATION;
@@ -375,19 +376,14 @@ impl Making<'_> {
     }
 
     pub(super) fn hook_state(&self, status: &'static str, pid: i32) -> HookState {
+        let annotations = self.spec.annotations().iter().flatten();
         HookState {
             oci_version: self.spec.version().clone(),
             id: self.options.id.clone(),
             status,
             pid,
             bundle: self.bundle.display().to_string(),
-            annotations: self
-                .spec
-                .annotations()
-                .iter()
-                .flatten()
-                .map(|(k, v)| (k.clone(), v.clone()))
-                .collect(),
+            annotations: map_of(annotations.map(|(k, v)| (k.clone(), v.clone()))),
         }
     }
 

@@ -64,7 +64,7 @@ fn before(spec: &Spec, cgroup: &Cgroup) -> Vec<Description> {
         return vec![Description::by_runtime("stay in the caller's cgroup", "", &[])];
     }
     let mut dirs: Vec<_> = paths.values().map(|path| path.display().to_string()).collect();
-    dirs.sort();
+    dirs.sort_unstable();
     dirs.dedup();
     let mut all = vec![Description::by_runtime("make cgroup", dirs.join(" "), &["mkdirat", "write"])];
     if cgroup.mode() != Mode::V2 {
@@ -109,7 +109,7 @@ fn limits(spec: &Spec) -> String {
     };
     let set = map.iter().filter(|(key, value)| *key != "devices" && !value.is_null());
     let mut all: Vec<_> = set.map(|(key, value)| format!("{key} {value}")).collect();
-    all.sort();
+    all.sort_unstable();
     all.join(", ")
 }
 

@@ -181,7 +181,7 @@ pub(super) fn ids(runtime: &Runtime) -> Result<Vec<String>> {
         let is_dir = entry.file_type().is_ok_and(|kind| kind.is_dir());
         ids.extend(entry.file_name().into_string().ok().filter(|id| is_dir && validate_id(id).is_ok()));
     }
-    ids.sort();
+    ids.sort_unstable();
     Ok(ids)
 }
 

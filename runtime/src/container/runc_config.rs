@@ -17,6 +17,7 @@ use serde_json::{Value, json};
 use super::RootSwitch;
 use super::idmap::IdRange;
 use super::runc_seccomp::RuncSeccomp;
+use crate::maps::map_of;
 use crate::plan::{self, Options, propagation};
 use crate::spec::{Error, cpu_affinity, list, namespace, scheduler_flag};
 use crate::sys::mount::Reach;
@@ -96,7 +97,7 @@ impl RuncConfig {
             readonly_paths: linux.and_then(|linux| linux.readonly_paths().clone()),
             sysctl: linux
                 .and_then(|linux| linux.sysctl().as_ref())
-                .map(|all| all.iter().map(|(key, value)| (key.clone(), value.clone())).collect()),
+                .map(|all| map_of(all.iter().map(|(key, value)| (key.clone(), value.clone())))),
             seccomp: linux.and_then(|linux| linux.seccomp().clone()).map(RuncSeccomp),
             no_new_privileges: process.and_then(Process::no_new_privileges) == Some(true),
             time_offsets: linux.and_then(|linux| linux.time_offsets().clone()),
@@ -308,7 +309,7 @@ impl CapabilitySets {
         let names = |set: &Option<Capabilities>| {
             let set = set.as_ref()?;
             let mut names: Vec<String> = set.iter().map(|capability| format!("CAP_{capability}")).collect();
-            names.sort();
+            names.sort_unstable();
             Some(names)
         };
         CapabilitySets {

@@ -15,6 +15,7 @@ use super::process_stat::ProcessStat;
 use super::runc_config::RuncConfig;
 use super::{CgroupManager, Error, Result, Runtime};
 use crate::cgroup::{Cgroup, Manager, UnitName};
+use crate::maps::map_of;
 use crate::spec::list;
 
 /// The runtime that a state is of.
@@ -259,7 +260,7 @@ impl State {
             });
         let mut labels = vec![format!("bundle={}", bundle.display())];
         let mut annotations: Vec<_> = spec.annotations().iter().flatten().collect();
-        annotations.sort();
+        annotations.sort_unstable();
         labels.extend(annotations.into_iter().map(|(key, value)| format!("{key}={value}")));
         let cgroups_path = linux.and_then(|linux| linux.cgroups_path().as_ref());
         State {
@@ -458,7 +459,7 @@ fn hooks(spec: &Spec) -> BTreeMap<String, Option<Vec<HookConfig>>> {
     // Deprecated by the spec, and still used.
     #[allow(deprecated)]
     let prestart = of(Hooks::prestart);
-    BTreeMap::from([
+    map_of([
         ("prestart".to_owned(), prestart),
         ("createRuntime".to_owned(), of(Hooks::create_runtime)),
         ("createContainer".to_owned(), of(Hooks::create_container)),

@@ -153,7 +153,7 @@ fn time_offsets(spec: &Spec) -> String {
     let mut lines: Vec<String> = offsets
         .map(|(clock, by)| format!("{clock} {} {}\n", by.secs().unwrap_or(0), by.nanosecs().unwrap_or(0)))
         .collect();
-    lines.sort();
+    lines.sort_unstable();
     lines.concat()
 }
 
@@ -272,7 +272,7 @@ fn isolation_steps(spec: &Spec, steps: &mut Vec<Step>) {
     steps.extend(set(spec.domainname()).map(Step::Domainname));
     let Some(linux) = spec.linux() else { return };
     let mut sysctls: Vec<_> = linux.sysctl().iter().flatten().collect();
-    sysctls.sort();
+    sysctls.sort_unstable();
     for (key, value) in sysctls {
         steps.push(Step::Sysctl(PathBuf::from(sysctl_path(key)), value.clone()));
     }

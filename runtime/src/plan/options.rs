@@ -489,7 +489,7 @@ pub fn known() -> Vec<String> {
     all.extend(recursive.filter(|name| recursive_attribute(name).is_some()));
     all.extend(PROPAGATION.iter().flat_map(|(name, _)| [(*name).to_owned(), format!("r{name}")]));
     all.extend(RECURSIVE_SUPERBLOCK.iter().chain(SPECIAL).map(|name| (*name).to_owned()));
-    all.sort();
+    all.sort_unstable();
     all
 }
 

@@ -53,7 +53,7 @@ fn net_devices(spec: &Spec) -> Vec<(String, String)> {
             (name.clone(), inside.clone())
         })
         .collect();
-    names.sort();
+    names.sort_unstable();
     names
 }
 

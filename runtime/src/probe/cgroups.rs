@@ -63,7 +63,7 @@ fn controllers(layout: &Layout) -> Finding {
             there.extend(["devices".to_owned(), "freezer".to_owned()]);
         }
     }
-    there.sort();
+    there.sort_unstable();
     let missing: Vec<_> =
         CONTROLLERS.iter().filter(|name| !there.iter().any(|t| t == *name)).copied().collect();
     match missing.is_empty() {

@@ -3,6 +3,7 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
+use crate::maps::map_of;
 use serde_json::{Map, Value};
 
 /// `intel_rdt` of a stats event: the host's limits, the shares of the root and of the group, and what the kernel counts
@@ -55,7 +56,7 @@ fn read(file: &Path) -> Option<String> {
 /// The files of a directory that hold a number.
 fn counts(dir: &Path, files: &[&str]) -> Map<String, Value> {
     let count = |file: &&str| Some(((*file).to_owned(), read(&dir.join(file))?.parse::<u64>().ok()?.into()));
-    files.iter().filter_map(count).collect()
+    map_of(files.iter().filter_map(count))
 }
 
 /// A group's line for a resource; with code and data apart (`L3CODE`, `L3DATA`) the last, as in runc.
@@ -71,7 +72,7 @@ fn caches(group: &Path) -> Vec<PathBuf> {
     let of_l3 = |name: &std::ffi::OsStr| name.to_string_lossy().starts_with("mon_L3_");
     let mut all: Vec<PathBuf> =
         entries.filter(|entry| of_l3(&entry.file_name())).map(|entry| entry.path()).collect();
-    all.sort();
+    all.sort_unstable();
     all
 }
 

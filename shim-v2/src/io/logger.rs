@@ -73,7 +73,7 @@ impl Logger {
             })
             .collect();
         // Go goes through a map; sorted is one of its orders.
-        pairs.sort();
+        pairs.sort_unstable();
         let words = pairs.into_iter().flat_map(|(key, value)| [key, value]);
         Some(Logger {
             path: PathBuf::from(unquote(path)),

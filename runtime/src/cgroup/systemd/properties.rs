@@ -10,6 +10,7 @@ use super::wire::Value;
 use crate::cgroup::error::Error;
 use crate::cgroup::layout::Mode;
 use crate::cgroup::{convert, devices};
+use crate::maps::map_of;
 
 /// systemd's infinity.
 const INFINITY: u64 = u64::MAX;
@@ -86,7 +87,7 @@ pub(super) fn of_resources(
         return Ok(properties);
     }
     // By name, so that the same config gives the same call.
-    let unified: BTreeMap<_, _> = resources.unified().iter().flatten().collect();
+    let unified: BTreeMap<_, _> = map_of(resources.unified().iter().flatten());
     for (key, value) in &unified {
         let idle = || unified.get(&"cpu.idle".to_owned()).is_some_and(|idle| idle.trim() == "1");
         if *key != "cpu.weight" || !idle() {

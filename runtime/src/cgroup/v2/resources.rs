@@ -10,6 +10,7 @@ use crate::cgroup::convert;
 use crate::cgroup::dir::Dir;
 use crate::cgroup::error::Error;
 use crate::cgroup::resources::{At, device_weights, no_counterpart};
+use crate::maps::map_of;
 
 /// limit, swap, reservation; checkBeforeUpdate.
 pub(in crate::cgroup) fn memory(at: At<'_>, memory: &LinuxMemory) -> Result<(), Error> {
@@ -194,7 +195,7 @@ pub(in crate::cgroup) fn unified(
     unified: &HashMap<String, String>,
 ) -> Result<(), Error> {
     // In the order of names: the same config gives the same writes.
-    for (key, value) in unified.iter().collect::<BTreeMap<_, _>>() {
+    for (key, value) in map_of::<BTreeMap<_, _>, _>(unified) {
         let is_limit = !NO_LIMITS.contains(&key.as_str());
         let Some((controller, _)) =
             key.split_once('.').filter(|(controller, _)| is_limit && !controller.is_empty())
