@@ -135,6 +135,7 @@ debian_tree_for_tests() {
         "$ROOT/hack/debian-tree" --name podman-sid sid podman crun runc conmon netavark catatonit buildah
         ;;
     docker-sid) "$ROOT/hack/debian-tree" --name docker-sid sid docker.io docker-cli ;;
+    criu-sid) "$ROOT/hack/debian-tree" --name criu-sid sid criu ;;
     cni) "$ROOT/hack/debian-tree" --name cni bookworm containernetworking-plugins ;;
     *) "$ROOT/hack/debian-tree" "$1" containerd runc crun ;;
     esac

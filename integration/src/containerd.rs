@@ -47,6 +47,8 @@ pub struct Options {
     pub drop_in: bool,
     /// Replaces the configuration: `DIR` stands for the daemon's folder.
     pub config: Option<String>,
+    /// Programs that the daemon and its runtimes find besides.
+    pub programs: Option<PathBuf>,
 }
 
 /// A running daemon. Its end removes all that its tests left, so that one failure does not cause the next.
@@ -265,7 +267,9 @@ impl Containerd {
 
 fn path(programs: &Path, dir: &Path, options: &Options) -> String {
     let own = std::env::var("PATH").unwrap_or_default();
-    let rest = format!("{}:{}:{own}", setup::bin().display(), programs.display());
+    let more =
+        options.programs.as_ref().map_or_else(String::new, |programs| format!("{}:", programs.display()));
+    let rest = format!("{}:{}:{more}{own}", setup::bin().display(), programs.display());
     match options.drop_in {
         true => format!("{}:{rest}", dir.join("drop-in").display()),
         false => rest,

@@ -46,14 +46,25 @@ impl Docker {
     /// Starts dockerd with our runtime by the name `davit` beside its own, as the default, and loads the image. The
     /// drop-in has runc's name.
     pub fn start(release: Release, through: Through) -> Result<Docker> {
+        Docker::with(release, through, None)
+    }
+
+    /// As [`Docker::start`], with docker's experimental features and these programs besides.
+    pub fn experimental(release: Release, through: Through, programs: PathBuf) -> Result<Docker> {
+        Docker::with(release, through, Some(programs))
+    }
+
+    fn with(release: Release, through: Through, more: Option<PathBuf>) -> Result<Docker> {
+        let mut daemon_json = config(through);
+        daemon_json["experimental"] = json!(more.is_some());
         let net = Arc::new(PrivateNet::new()?);
         let drop_in = through == Through::DropIn;
-        let options = Options { net: Some(Arc::clone(&net)), drop_in, config: None };
+        let options = Options { net: Some(Arc::clone(&net)), drop_in, config: None, programs: more };
         let containerd = Containerd::with(release, options)?;
         let programs = release.bin()?;
         let dir = containerd.dir().join("docker");
         fs::create_dir(&dir)?;
-        fs::write(dir.join("daemon.json"), config(through).to_string())?;
+        fs::write(dir.join("daemon.json"), daemon_json.to_string())?;
         let daemon = spawn(&containerd, &net, &programs)?;
         let docker = Docker { daemon, programs, net, through, release, containerd };
         docker.wait_until_up()?;

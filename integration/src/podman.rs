@@ -20,6 +20,8 @@ pub struct Podman {
     dir: TempDir,
     programs: PathBuf,
     runtime: PathBuf,
+    /// Programs that podman and the runtime find besides.
+    more: Option<PathBuf>,
 }
 
 impl Podman {
@@ -30,8 +32,14 @@ impl Podman {
 
     /// Prepares podman's folders and loads the image.
     pub fn with(release: Release, runtime: PathBuf) -> Result<Podman> {
+        Podman::finding(release, runtime, None)
+    }
+
+    /// As [`Podman::with`], with these programs besides.
+    pub fn finding(release: Release, runtime: PathBuf, more: Option<PathBuf>) -> Result<Podman> {
         setup::own_memory_cgroup();
-        let podman = Podman { dir: TempDir::with_prefix("davit-it-")?, programs: release.bin()?, runtime };
+        let dir = TempDir::with_prefix("davit-it-")?;
+        let podman = Podman { dir, programs: release.bin()?, runtime, more };
         // Root of a container's user namespace, somebody else here, has to get through to what podman mounts below.
         fs::set_permissions(podman.dir.path(), fs::Permissions::from_mode(0o711))?;
         let config = podman.dir.path().join("home/.config/containers");
@@ -108,7 +116,9 @@ impl Podman {
         command.arg("--root").arg(dir.join("root")).arg("--runroot").arg(dir.join("run"));
         command.args(["--storage-driver", "vfs"]).stdin(Stdio::null());
         let path = std::env::var("PATH").unwrap_or_default();
-        command.env("HOME", dir.join("home")).env("PATH", format!("{}:{path}", self.programs.display()));
+        let more = self.more.as_ref().map_or_else(String::new, |more| format!("{}:", more.display()));
+        let path = format!("{}:{more}{path}", self.programs.display());
+        command.env("HOME", dir.join("home")).env("PATH", path);
         command.env("CONTAINERS_CONF", dir.join("containers.conf"));
         command.env("PODMAN_IGNORE_CGROUPSV1_WARNING", "1").env("TMPDIR", dir);
         command

@@ -24,6 +24,8 @@ pub enum Release {
     SidPodman,
     /// Debian unstable: dockerd 28, in a tree of its own with containerd 2.1.
     SidDocker,
+    /// Debian unstable: CRIU 4, in a tree of its own.
+    Criu,
     /// Debian 12: the plugins that make the networks of Kubernetes' pods.
     Cni,
 }
@@ -36,6 +38,7 @@ impl Release {
             Release::Trixie => &["trixie", "containerd", "runc", "crun"],
             Release::Sid => &["sid", "containerd", "runc", "crun"],
             Release::SidDocker => &["--name", "docker-sid", "sid", "docker.io", "docker-cli"],
+            Release::Criu => &["--name", "criu-sid", "sid", "criu"],
             Release::Cni => &["--name", "cni", "bookworm", "containernetworking-plugins"],
             Release::SidPodman => &[
                 "--name",

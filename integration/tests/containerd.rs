@@ -50,7 +50,7 @@ macro_rules! versions {
 
 versions!([exit_codes missing_program stdin_reaches_the_container output_arrives_complete terminal_has_the_size
     execs lifecycle attach events_in_order oom_is_told_before_the_exit restarts_of_one_container
-    options_of_run kills checkpoint_is_refused]);
+    options_of_run kills]);
 
 fn exit_codes(daemon: &Containerd) {
     for round in 0..TIMES {
@@ -413,20 +413,6 @@ fn kills(daemon: &Containerd) {
     daemon.ctr(&["task", "rm", "--force", &id]);
     poll::until("the task's removal", 30, || daemon.status(&id), Option::is_none);
     daemon.ok(&["container", "rm", &id]);
-}
-
-/// Checkpoint is not there yet and says so; the container runs on.
-fn checkpoint_is_refused(daemon: &Containerd) {
-    if !setup::is_davit() {
-        skip!("runc has it");
-    }
-    let id = daemon.id();
-    assert_eq!(daemon.run(&["-d"], &id, &["sleep", "1000"]).code, 0);
-    let call = daemon.ctr(&["task", "checkpoint", &id]);
-    assert_ne!(call.code, 0);
-    assert!(call.err.to_lowercase().contains("checkpoint"), "{}", call.err);
-    assert_eq!(daemon.status(&id).as_deref(), Some("RUNNING"));
-    daemon.remove(&id);
 }
 
 /// At rest the shim has one thread and makes no system call in ten seconds.

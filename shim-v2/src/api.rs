@@ -129,6 +129,38 @@ pub struct Create {
     pub options: Option<Any>,
 }
 
+/// Arguments of Checkpoint.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Checkpoint {
+    /// Container id.
+    pub id: String,
+    /// Directory for the images.
+    pub path: String,
+    /// What the client wants of it.
+    pub options: CheckpointOptions,
+}
+
+/// containerd.runc.v1.CheckpointOptions. `image_path` is the daemon's: it comes as the request's path.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct CheckpointOptions {
+    /// End the container; else it runs on.
+    pub exit: bool,
+    /// Dump established TCP connections.
+    pub open_tcp: bool,
+    /// Dump sockets with a peer outside.
+    pub external_unix_sockets: bool,
+    /// Dump a terminal that is the caller's.
+    pub terminal: bool,
+    /// Dump file locks.
+    pub file_locks: bool,
+    /// Namespaces whose content is not dumped.
+    pub empty_namespaces: Vec<String>,
+    /// How CRIU treats cgroups: `soft`, `full`, `strict`; empty for the runtime's default.
+    pub cgroups_mode: String,
+    /// CRIU's work directory, which is kept; empty for one that is removed afterwards.
+    pub work_path: String,
+}
+
 /// Arguments of Exec.
 #[derive(Clone, Debug)]
 pub struct Exec {
@@ -158,7 +190,7 @@ pub enum Request {
     /// Thaw.
     Resume(String),
     /// Dump with CRIU.
-    Checkpoint(String),
+    Checkpoint(Box<Checkpoint>),
     /// Send a signal.
     Kill {
         /// To which process.

@@ -25,6 +25,7 @@ impl Server {
         let id = match &request {
             Request::Start(t) | Request::Delete(t) if t.exec.is_empty() => Some(t.id.clone()),
             Request::Pause(id) | Request::Resume(id) | Request::Update { id, .. } => Some(id.clone()),
+            Request::Checkpoint(call) => Some(call.id.clone()),
             Request::Kill { target, .. } if target.exec.is_empty() => Some(target.id.clone()),
             _ => None,
         };
@@ -61,6 +62,7 @@ impl Server {
             Request::Pause(_) => self.pause(id, ticket),
             Request::Resume(_) => self.resume(id, ticket),
             Request::Update { resources, .. } => self.update(id, ticket, resources),
+            Request::Checkpoint(call) => self.checkpoint(ticket, *call),
             Request::Kill { signal, all, .. } => self.kill_by_runtime(id, ticket, signal, all),
             // `dispatch` sends nothing else here.
             other => Err(text::unimplemented(&format!("{other:?}"))),
@@ -79,10 +81,6 @@ impl Server {
             Request::Start(target) => self.start_exec(ticket, &target).map(|()| None),
             Request::Delete(target) => self.delete_exec(ticket, target),
             Request::Pids(id) => self.pids(&id).map(Some),
-            Request::Checkpoint(id) => {
-                self.container(&id)?;
-                Err(text::unimplemented("checkpoint"))
-            }
             Request::Kill { target, signal, .. } => self.kill_exec(&target, signal).map(Some),
             Request::Exec(exec) => self.add_exec(*exec).map(Some),
             Request::ResizePty { target, width, height } => self.resize(&target, width, height).map(Some),
@@ -160,7 +158,8 @@ impl Server {
     fn pids(&self, id: &str) -> Answer {
         let container = self.container(id)?;
         let mut pids = container.cgroup.as_ref().map(Watched::pids).unwrap_or_default();
-        if !pids.contains(&container.init.pid) {
+        // One that is to be restored has none yet.
+        if container.init.pid != 0 && !pids.contains(&container.init.pid) {
             pids.insert(0, container.init.pid);
         }
         let exec_of = |pid: i32| {
@@ -274,9 +273,9 @@ impl Server {
         self.finish(id, done.ticket, answer);
     }
 
-    /// A pause that has failed, or whose worker was killed, may have frozen the container: who is told that it runs
-    /// could never resume it.
-    fn thaw(&mut self, id: &str, ticket: Option<Ticket>, error: ApiError) {
+    /// A pause or checkpoint that has failed, or whose worker was killed, may have frozen the container: who is told that
+    /// it runs could never resume it.
+    pub(crate) fn thaw(&mut self, id: &str, ticket: Option<Ticket>, error: ApiError) {
         let Some(container) = self.containers.get(id) else { return };
         let (backend, bundle, name) = (container.backend.clone(), container.bundle.clone(), id.to_owned());
         let resume = move || backend.resume(&name, &bundle).map(|()| 0);
@@ -289,7 +288,7 @@ impl Server {
     pub(crate) fn thawed(&mut self, id: &str, error: ApiError, done: &Done) {
         if let Err(text) = &done.outcome {
             // The usual case: nothing was frozen.
-            log::debug!("{id}: resume after a failed pause: {text}");
+            log::debug!("{id}: resume after a failed pause or checkpoint: {text}");
         }
         self.set_phase(id, Phase::Pausing, Phase::Running);
         self.finish(id, done.ticket, Err(error));

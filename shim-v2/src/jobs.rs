@@ -21,6 +21,12 @@ pub enum Job {
     Undo(String, ApiError),
     /// Start of init.
     Start(String),
+    /// Start of a container that is restored.
+    Restore(String),
+    /// Removal of what a failed restore has left; then the error is answered.
+    UndoRestore(String, ApiError),
+    /// Checkpoint.
+    Checkpoint(String),
     /// Start of an exec.
     StartExec(Target),
     /// Kill by the runtime.
@@ -29,7 +35,7 @@ pub enum Job {
     Sweep(String),
     /// Pause.
     Pause(String),
-    /// Resume of what a failed pause may have frozen; then the error is answered.
+    /// Resume of what a failed pause or checkpoint may have frozen; then the error is answered.
     Thaw(String, ApiError),
     /// Resume.
     Resume(String),
@@ -100,6 +106,9 @@ impl Server {
             Job::Create(id) => self.created(&id, done),
             Job::Undo(id, error) => self.undone(&id, error, &done),
             Job::Start(id) => self.started(&id, done),
+            Job::Restore(id) => self.restored(&id, done),
+            Job::UndoRestore(id, error) => self.restore_undone(&id, error, &done),
+            Job::Checkpoint(id) => self.checkpointed(&id, done),
             Job::StartExec(target) => self.exec_started(&target, done),
             Job::Kill(id) => self.killed(&id, done),
             Job::Sweep(id) => self.swept(&id, &done),

@@ -4,6 +4,7 @@
 mod api;
 mod backend;
 mod calls;
+mod checkpoint;
 mod config;
 mod copying;
 mod delete;

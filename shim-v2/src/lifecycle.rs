@@ -10,6 +10,7 @@ use nix::sys::socket::{AddressFamily, SockFlag, SockType, socketpair};
 
 use crate::api::{ApiError, Create, Response, Stdio, Target};
 use crate::backend::{Backend, CreateArgs, Force, LoggerArgs};
+use crate::checkpoint::{Restore, restore_args};
 use crate::config::{self, Facts};
 use crate::io::logger::{Feed, Logger};
 use crate::io::{ContainerSide, Owner, pty};
@@ -30,9 +31,6 @@ impl Server {
         if self.containers.contains_key(&create.id) {
             return Err(text::id_in_use(&create.id));
         }
-        if !create.checkpoint.is_empty() {
-            return Err(text::unimplemented("restore from a checkpoint"));
-        }
         let mut options = match &create.options {
             Some(any) => wire_options::decode(any)?,
             None => Options::default(),
@@ -43,18 +41,26 @@ impl Server {
         let container = self.new_container(&create, bundle, &options, &facts);
         record::clear(&container.bundle);
         let backend = container.backend.clone();
+        let logger = self.logger(&create.stdio, container.owner);
+        let restore = restore_args(&create, &options, logger.clone());
         let args = CreateArgs {
             id: create.id.clone(),
             bundle: container.bundle.clone(),
             rootfs: create.rootfs,
             options,
-            logger: self.logger(&create.stdio, container.owner),
+            logger,
         };
         let mut container = container;
-        let (side, console) = open_stdio(&mut container.init, container.owner)?;
-        self.launch_with(Job::Create(create.id.clone()), Some(ticket), side, console, move |socket| {
-            backend.create(&args, socket)
-        })?;
+        let ends = open_stdio(&mut container.init, container.owner)?;
+        let job = Job::Create(create.id.clone());
+        if let Some(args_of_start) = restore {
+            container.init.phase = Phase::CreatedCheckpoint;
+            container.restore = Some(Restore { args: args_of_start, stdio: Some(ends) });
+            self.launch(job, Some(ticket), move || backend.prepare(&args).map(|()| 0))?;
+        } else {
+            let (side, console) = ends;
+            self.launch_with(job, Some(ticket), side, console, move |socket| backend.create(&args, socket))?;
+        }
         self.tombstones.forget(&container.init.target);
         self.containers.insert(create.id, container);
         Ok(())
@@ -81,6 +87,7 @@ impl Server {
             kill_all: facts.kill_all,
             sweeping: false,
             exec_kill_group: options.exec_kill_group || facts.exec_kill_group,
+            restore: None,
         }
     }
 
@@ -92,10 +99,12 @@ impl Server {
     }
 
     pub(crate) fn created(&mut self, id: &str, done: Done) {
-        let begun = done
-            .outcome
-            .map_err(|text| text::runtime_failed("create", &text))
-            .and_then(|pid| self.adopt_init(id, pid, done.console.as_ref()));
+        let begun = done.outcome.map_err(|text| text::runtime_failed("create", &text)).and_then(|pid| {
+            match self.is_to_be_restored(id) {
+                true => Ok(()),
+                false => self.adopt_init("create", id, pid, done.console.as_ref()),
+            }
+        });
         let error = match begun {
             Ok(()) if self.is_doomed() => text::unimplemented("create during shutdown"),
             Ok(()) => return self.announce(id, done.ticket),
@@ -120,8 +129,15 @@ impl Server {
         }
     }
 
-    fn adopt_init(&mut self, id: &str, pid: i32, console: Option<&OwnedFd>) -> Result<(), ApiError> {
-        let failed = |what: &str, e: io::Error| text::runtime_failed("create", &format!("{what}: {e}"));
+    /// Takes over the init that the runtime's `call` (create, restore) has made.
+    pub(crate) fn adopt_init(
+        &mut self,
+        call: &str,
+        id: &str,
+        pid: i32,
+        console: Option<&OwnedFd>,
+    ) -> Result<(), ApiError> {
+        let failed = |what: &str, e: io::Error| text::runtime_failed(call, &format!("{what}: {e}"));
         let root = self.namespace.clone();
         let container = self.containers.get_mut(id).ok_or_else(text::no_container)?;
         container.init.pid = pid;
@@ -144,13 +160,20 @@ impl Server {
             bundle: container.bundle.display().to_string(),
             rootfs: std::mem::take(&mut container.rootfs),
             stdio: container.init.stdio.clone(),
+            checkpoint: container
+                .restore
+                .as_ref()
+                .map_or_else(String::new, |r| r.args.images.display().to_string()),
             pid,
         };
         let target = container.init.target.clone();
+        let is_made = container.restore.is_none();
         self.is_used();
         self.watch_oom(id);
         self.publish(event);
-        self.start_streams(&target);
+        if is_made {
+            self.start_streams(&target);
+        }
         self.finish(id, ticket, Ok(Response::Pid(pid)));
     }
 
@@ -187,6 +210,9 @@ impl Server {
     pub(crate) fn start_init(&mut self, id: &str, ticket: Ticket) -> Result<(), ApiError> {
         let container = self.container_mut(id)?;
         allowed(Role::Init, Op::Start, container.init.phase)?;
+        if container.restore.is_some() {
+            return self.start_restore(id, ticket);
+        }
         let (backend, bundle, name) = (container.backend.clone(), container.bundle.clone(), id.to_owned());
         container.init.starting = true;
         self.unwatch_process(&Target { id: id.to_owned(), exec: String::new() });
@@ -320,11 +346,11 @@ impl Server {
     }
 }
 
-/// Plans a process's stdio: what the worker gets, and for a terminal the socket pair for its master.
-pub(crate) fn open_stdio(
-    process: &mut Process,
-    owner: Owner,
-) -> Result<(ContainerSide, Option<(OwnedFd, OwnedFd)>), ApiError> {
+/// The container's ends of its stdio, and for a terminal the socket pair for its master: the shim's and the worker's.
+pub(crate) type StdioEnds = (ContainerSide, Option<(OwnedFd, OwnedFd)>);
+
+/// Plans a process's stdio.
+pub(crate) fn open_stdio(process: &mut Process, owner: Owner) -> Result<StdioEnds, ApiError> {
     let failed = |e: crate::io::IoError| ApiError::unknown(e.to_string());
     if process.stdio.terminal {
         let mut plan = crate::io::plan_terminal(&process.stdio).map_err(failed)?;

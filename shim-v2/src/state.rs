@@ -7,6 +7,8 @@ use crate::api::{ApiError, Status};
 pub enum Phase {
     /// Made (init) or recorded (exec).
     Created,
+    /// To be restored by Start, and not made before; init only (`createdCheckpointState` of Go's shim).
+    CreatedCheckpoint,
     /// The user's program runs.
     Running,
     /// Being frozen; init only.
@@ -22,7 +24,7 @@ impl Phase {
     #[must_use]
     pub fn status(self) -> Status {
         match self {
-            Phase::Created => Status::Created,
+            Phase::Created | Phase::CreatedCheckpoint => Status::Created,
             Phase::Running => Status::Running,
             Phase::Pausing => Status::Pausing,
             Phase::Paused => Status::Paused,
@@ -46,6 +48,8 @@ pub enum Op {
     Exec,
     /// Update.
     Update,
+    /// Checkpoint.
+    Checkpoint,
     /// ResizePty.
     Resize,
 }
@@ -71,28 +75,32 @@ pub fn allowed(role: Role, op: Op, phase: Phase) -> Result<(), ApiError> {
 }
 
 fn refusal(role: Role, op: Op, phase: Phase) -> Option<&'static str> {
-    use Phase::{Created, Paused, Pausing, Running, Stopped};
+    use Phase::{Created, CreatedCheckpoint, Paused, Pausing, Running, Stopped};
     match (op, phase) {
-        (Op::Start, Created) => None,
+        (Op::Start, Created | CreatedCheckpoint) => None,
         (Op::Start, Running) => Some("cannot start a running process"),
         (Op::Start, Pausing | Paused) => Some("cannot start a paused process"),
         (Op::Start, Stopped) => Some("cannot start a stopped process"),
-        (Op::Delete, Created | Stopped) => None,
+        (Op::Delete, Created | CreatedCheckpoint | Stopped) => None,
         (Op::Delete, Running) => Some("cannot delete a running process"),
         (Op::Delete, Pausing | Paused) => Some("cannot delete a paused process"),
-        (Op::Pause, Created) => Some("cannot pause task in created state"),
+        (Op::Pause, Created | CreatedCheckpoint) => Some("cannot pause task in created state"),
         (Op::Pause, Running) => None,
         (Op::Pause, Pausing | Paused) => Some("cannot pause a paused container"),
         (Op::Pause, Stopped) => Some("cannot pause a stopped container"),
-        (Op::Resume, Created) => Some("cannot resume task in created state"),
+        (Op::Resume, Created | CreatedCheckpoint) => Some("cannot resume task in created state"),
         (Op::Resume, Running) => Some("cannot resume a running process"),
         (Op::Resume, Pausing | Paused) => None,
         (Op::Resume, Stopped) => Some("cannot resume a stopped container"),
         (Op::Exec, Created | Running) => None,
+        (Op::Exec, CreatedCheckpoint) => Some("cannot exec in a created state"),
         (Op::Exec, Pausing | Paused) => Some("cannot exec in a paused state"),
         (Op::Exec, Stopped) => Some("cannot exec in a stopped state"),
         (Op::Update, Stopped) => Some("cannot update a stopped container"),
         (Op::Update, _) => None,
+        (Op::Checkpoint, Created | CreatedCheckpoint) => Some("cannot checkpoint a task in created state"),
+        (Op::Checkpoint, Running | Pausing | Paused) => None,
+        (Op::Checkpoint, Stopped) => Some("cannot checkpoint a stopped container"),
         (Op::Resize, Stopped) if role == Role::Exec => Some("cannot resize a stopped container"),
         (Op::Resize, _) => None,
     }
@@ -102,18 +110,26 @@ fn refusal(role: Role, op: Op, phase: Phase) -> Option<&'static str> {
 mod tests {
     use super::*;
 
-    const PHASES: [Phase; 5] =
-        [Phase::Created, Phase::Running, Phase::Pausing, Phase::Paused, Phase::Stopped];
+    const PHASES: [Phase; 6] = [
+        Phase::Created,
+        Phase::CreatedCheckpoint,
+        Phase::Running,
+        Phase::Pausing,
+        Phase::Paused,
+        Phase::Stopped,
+    ];
 
-    /// Every pair of operation and state, one letter each for created, running, pausing, paused, stopped.
-    const TABLE: [(Op, &str); 7] = [
-        (Op::Start, "y...."),
-        (Op::Delete, "y...y"),
-        (Op::Pause, ".y..."),
-        (Op::Resume, "..yy."),
-        (Op::Exec, "yy..."),
-        (Op::Update, "yyyy."),
-        (Op::Resize, "yyyyy"),
+    /// Every pair of operation and state, one letter each for created, created checkpoint, running, pausing, paused,
+    /// stopped.
+    const TABLE: [(Op, &str); 8] = [
+        (Op::Start, "yy...."),
+        (Op::Delete, "yy...y"),
+        (Op::Pause, "..y..."),
+        (Op::Resume, "...yy."),
+        (Op::Exec, "y.y..."),
+        (Op::Update, "yyyyy."),
+        (Op::Checkpoint, "..yyy."),
+        (Op::Resize, "yyyyyy"),
     ];
 
     #[test]
@@ -143,5 +159,8 @@ mod tests {
         assert_eq!(text(Op::Start, Phase::Stopped), "cannot start a stopped process");
         assert_eq!(text(Op::Pause, Phase::Stopped), "cannot pause a stopped container");
         assert_eq!(text(Op::Exec, Phase::Paused), "cannot exec in a paused state");
+        assert_eq!(text(Op::Exec, Phase::CreatedCheckpoint), "cannot exec in a created state");
+        assert_eq!(text(Op::Checkpoint, Phase::Created), "cannot checkpoint a task in created state");
+        assert_eq!(text(Op::Checkpoint, Phase::Stopped), "cannot checkpoint a stopped container");
     }
 }

@@ -8,6 +8,7 @@ use davit::sys::fs::WinSize;
 
 use crate::api::{ApiError, ExitInfo, Mount, Request, Stamp, StateInfo, Stdio, Target};
 use crate::backend::Backend;
+use crate::checkpoint::Restore;
 use crate::io::pty::TerminalPlan;
 use crate::io::stream::Stream;
 use crate::io::{Owner, Plan};
@@ -163,6 +164,8 @@ pub struct Container {
     pub sweeping: bool,
     /// Kill of an exec, and its end, reach its whole process group.
     pub exec_kill_group: bool,
+    /// It is not made but to be restored by Start.
+    pub restore: Option<Restore>,
 }
 
 impl Container {

@@ -13,8 +13,8 @@ use davit::sys::prctl::{set_child_subreaper, set_pdeathsig, set_thp_disable};
 use davit::sys::process::{Exit, Fork, WaitFor, WaitMode, exit_now, fork, wait};
 use davit::sys::signal::{BrokenPipe, set_broken_pipe};
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
-use nix::sys::signal::{SigSet, SigmaskHow, sigprocmask};
-use nix::unistd::pipe2;
+use nix::sys::signal::{SigSet, SigmaskHow, Signal, killpg, sigprocmask};
+use nix::unistd::{Pid, pipe2};
 
 use crate::backend::{ERROR_LIMIT, Outcome};
 use crate::io::ContainerSide;
@@ -129,6 +129,11 @@ fn report(result: &mut std::fs::File, outcome: &Outcome<i32>) -> i32 {
 impl Worker {
     /// The answer of a worker that has ended, or `None` while it runs.
     pub fn finished(&mut self) -> Option<Outcome<i32>> {
+        if let Ok(Some((pid, Exit::Signal(_)))) = wait(WaitFor::Pidfd(self.pidfd.as_fd()), WaitMode::Peek) {
+            // A worker that leads a process group was not able to end what is in it; until it is reaped no other group
+            // has its number. ESRCH: it leads none.
+            let _ = killpg(Pid::from_raw(pid), Signal::SIGKILL);
+        }
         let exit = match wait(WaitFor::Pidfd(self.pidfd.as_fd()), WaitMode::Poll) {
             Ok(None) => return None,
             Ok(Some((_, exit))) => exit,

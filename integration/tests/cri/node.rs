@@ -116,7 +116,8 @@ impl Node {
         let base = if release == Release::Sid { VERSION_3 } else { VERSION_2 };
         let config = base.replace("CNI", &plugins()?.to_string_lossy()) + &readme(release)?;
         let net = Arc::new(PrivateNet::new()?);
-        let options = Options { net: Some(Arc::clone(&net)), drop_in: false, config: Some(config) };
+        let options =
+            Options { net: Some(Arc::clone(&net)), drop_in: false, config: Some(config), programs: None };
         let containerd = Containerd::with(release, options)?;
         let network = NETWORK.replace("DIR", &containerd.dir().to_string_lossy());
         fs::create_dir_all(containerd.dir().join("cni"))?;

@@ -1,5 +1,6 @@
 //! Another OCI runtime, executed with runc's command line as containerd-shim-runc-v2 does (go-runc).
 
+use std::ffi::OsStr;
 use std::fs;
 use std::io::{self, IoSlice, Read, Seek, SeekFrom, Write};
 use std::os::fd::{AsRawFd, OwnedFd};
@@ -12,6 +13,7 @@ use davit::sys::fs::WinSize;
 use davit::sys::process::die_with_parent;
 use nix::sys::socket::{ControlMessage, MsgFlags, sendmsg};
 
+use super::checkpoint::{CheckpointArgs, RestoreArgs};
 use super::{CreateArgs, ERROR_LIMIT, ExecArgs, Outcome, write_private};
 use crate::io::pty;
 
@@ -75,11 +77,55 @@ impl External<'_> {
         started
     }
 
+    /// `checkpoint`, with the options that Go's shim passes on, and the mode of cgroups.
+    ///
+    /// # Errors
+    /// The runtime's text.
+    pub fn checkpoint(&self, args: &CheckpointArgs, work: &Path) -> Outcome<()> {
+        let options = &args.options;
+        let word = OsStr::new;
+        let mut words = vec![word("checkpoint"), word("--image-path"), args.images.as_os_str()];
+        words.extend([word("--work-path"), work.as_os_str()]);
+        let switches = [
+            (options.open_tcp, "--tcp-established"),
+            (options.external_unix_sockets, "--ext-unix-sk"),
+            (options.terminal, "--shell-job"),
+            (options.file_locks, "--file-locks"),
+            (!options.exit, "--leave-running"),
+        ];
+        words.extend(switches.into_iter().filter(|(on, _)| *on).map(|(_, name)| word(name)));
+        if !options.cgroups_mode.is_empty() {
+            words.extend([word("--manage-cgroups-mode"), word(&options.cgroups_mode)]);
+        }
+        words.extend(options.empty_namespaces.iter().flat_map(|name| [word("--empty-ns"), word(name)]));
+        words.push(word(&args.id));
+        self.simple(&words)
+    }
+
+    /// `restore --detach`, with the worker's descriptors 0 to 2 as the container's.
+    ///
+    /// # Errors
+    /// The runtime's text.
+    pub fn restore(&self, args: &RestoreArgs, console: Option<OwnedFd>) -> Outcome<i32> {
+        // As at create: the log's last error is this call's.
+        let _ = fs::remove_file(&self.log);
+        let pid_file = args.bundle.join("init.pid");
+        let mut command = self.command();
+        command.arg("restore").arg("--image-path").arg(&args.images).arg("--work-path").arg(&args.work);
+        command.arg("--detach").arg("--pid-file").arg(&pid_file).arg("--no-subreaper");
+        if args.runtime_options.no_pivot_root {
+            command.arg("--no-pivot");
+        }
+        command.arg("--bundle").arg(&args.bundle);
+        self.launch(command, console, &args.id)?;
+        read_pid(&pid_file)
+    }
+
     /// A command without stdio of its own.
     ///
     /// # Errors
     /// The runtime's text.
-    pub fn simple(&self, args: &[&str]) -> Outcome<()> {
+    pub fn simple(&self, args: &[impl AsRef<OsStr>]) -> Outcome<()> {
         let mark = self.log_size();
         let output =
             self.command().args(args).stdin(Stdio::null()).output().map_err(|e| self.exec_error(&e))?;
@@ -119,7 +165,7 @@ impl External<'_> {
         command
     }
 
-    /// Runs create or exec and hands a terminal's master on to the shim.
+    /// Runs create, restore or exec and hands a terminal's master on to the shim.
     fn launch(&self, mut command: Command, console: Option<OwnedFd>, id: &str) -> Outcome<()> {
         let mark = self.log_size();
         let socket = match console {

@@ -6,9 +6,13 @@ use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 
 use davit::container::{
-    self, Activation, Console, CreateOptions, ExecOptions, KillTarget, RootSwitch, Runtime,
+    self, Activation, CgroupsMode, CheckpointOptions, Console, CreateOptions, ExecOptions, KillTarget,
+    RestoreOptions, RootSwitch, Runtime,
 };
 
+use crate::options::Options;
+
+use super::checkpoint::{CheckpointArgs, RestoreArgs};
 use super::{CreateArgs, ExecArgs, Force, Outcome};
 
 /// Signal init only.
@@ -20,6 +24,22 @@ fn console(socket: Option<OwnedFd>) -> Console {
     socket.map_or(Console::Inherit, Console::Connected)
 }
 
+fn create_options(id: &str, bundle: &Path, options: &Options, socket: Option<OwnedFd>) -> CreateOptions {
+    CreateOptions {
+        id: id.to_owned(),
+        bundle: bundle.to_owned(),
+        config: None,
+        console: console(socket),
+        pid_file: Some(bundle.join("init.pid")),
+        pidfd_socket: None,
+        root_switch: if options.no_pivot_root { RootSwitch::Move } else { RootSwitch::Pivot },
+        new_keyring: !options.no_new_keyring,
+        preserve_fds: 0,
+        // Those of containerd's own unit are not the container's.
+        activation: Activation::default(),
+    }
+}
+
 /// [`container::create`] with the worker's descriptors 0 to 2.
 ///
 /// # Errors
@@ -27,20 +47,7 @@ fn console(socket: Option<OwnedFd>) -> Console {
 pub fn create(runtime: &Runtime, args: &CreateArgs, socket: Option<OwnedFd>) -> Outcome<i32> {
     let log = args.bundle.join("log.json");
     let _ = std::fs::remove_file(&log);
-    let root_switch = if args.options.no_pivot_root { RootSwitch::Move } else { RootSwitch::Pivot };
-    let options = CreateOptions {
-        id: args.id.clone(),
-        bundle: args.bundle.clone(),
-        config: None,
-        console: console(socket),
-        pid_file: Some(args.bundle.join("init.pid")),
-        pidfd_socket: None,
-        root_switch,
-        new_keyring: !args.options.no_new_keyring,
-        preserve_fds: 0,
-        // Those of containerd's own unit are not the container's.
-        activation: Activation::default(),
-    };
+    let options = create_options(&args.id, &args.bundle, &args.options, socket);
     logged(&log, container::CREATE_FAILED, container::create(runtime, options)).map(|started| started.pid)
 }
 
@@ -141,4 +148,56 @@ fn logged<T>(log: &Path, failure: &str, result: container::Result<T>) -> Outcome
 
 fn now() -> String {
     davit::time::rfc3339(crate::api::Stamp::now().seconds)
+}
+
+/// [`container::checkpoint`].
+///
+/// # Errors
+/// The error's text, also written to log.json.
+pub fn checkpoint(runtime: &Runtime, args: &CheckpointArgs, work: &Path) -> Outcome<()> {
+    let asked = &args.options;
+    // That of the network is always left empty: its devices are whose who set them up.
+    if let Some(other) = asked.empty_namespaces.iter().find(|name| *name != "network") {
+        return Err(format!("namespace {other} can't be left empty, only network can"));
+    }
+    let options = CheckpointOptions {
+        image_path: args.images.clone(),
+        work_path: Some(work.to_owned()),
+        leave_running: !asked.exit,
+        tcp_established: asked.open_tcp,
+        ext_unix_sk: asked.external_unix_sockets,
+        shell_job: asked.terminal,
+        file_locks: asked.file_locks,
+        cgroups: cgroups_mode(&asked.cgroups_mode)?,
+        ..CheckpointOptions::default()
+    };
+    logged(&args.bundle.join("log.json"), "", container::checkpoint(runtime, &args.id, &options))
+}
+
+/// The words of runc's `--manage-cgroups-mode`.
+fn cgroups_mode(name: &str) -> Outcome<CgroupsMode> {
+    match name {
+        "" | "soft" => Ok(CgroupsMode::Soft),
+        "full" => Ok(CgroupsMode::Full),
+        "strict" => Ok(CgroupsMode::Strict),
+        "ignore" => Ok(CgroupsMode::Ignore),
+        other => Err(format!("invalid manage-cgroups-mode value {other:?}")),
+    }
+}
+
+/// [`container::restore`] with the worker's descriptors 0 to 2.
+///
+/// # Errors
+/// The error's text, also written to log.json.
+pub fn restore(runtime: &Runtime, args: &RestoreArgs, socket: Option<OwnedFd>) -> Outcome<i32> {
+    let log = args.bundle.join("log.json");
+    let _ = std::fs::remove_file(&log);
+    let options = RestoreOptions {
+        image_path: args.images.clone(),
+        work_path: Some(args.work.clone()),
+        ..RestoreOptions::default()
+    };
+    let create = create_options(&args.id, &args.bundle, &args.runtime_options, socket);
+    let restored = container::restore(runtime, &create, &options);
+    logged(&log, "", restored).map(|started| started.pid)
 }

@@ -2,12 +2,14 @@
 //!
 //! Every function here blocks and runs in a worker, never in the reactor. State on disk is runc's in both.
 
+pub mod checkpoint;
 pub mod external;
 pub mod inproc;
 
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 
+use davit::cgroup::{Cgroup, Layout, OnDenied};
 use davit::sys::fs::WinSize;
 
 use crate::api::Mount;
@@ -120,22 +122,27 @@ impl Backend {
     /// # Errors
     /// The runtime's text; mounts are undone then.
     pub fn create(&self, args: &CreateArgs, console: Option<OwnedFd>) -> Outcome<i32> {
-        let rootfs = args.bundle.join("rootfs");
         remember(args)?;
         start_logger(args.logger.as_ref(), &args.id)?;
-        if !args.rootfs.is_empty() {
-            mount::make_rootfs(&rootfs).map_err(|e| e.to_string())?;
-            mount::mount_all(&args.rootfs, &rootfs).map_err(|e| e.to_string())?;
-        }
+        mount_rootfs(args)?;
         let created = match &self.kind {
             Kind::Inproc => inproc::create(&self.runtime(), args, console),
             Kind::External(binary) => self.external(binary, &args.bundle).create(args, console),
         };
         if created.is_err() && !args.rootfs.is_empty() {
             // The runtime's error is the one to report.
-            let _ = mount::unmount_recursive(&rootfs);
+            let _ = mount::unmount_recursive(&args.bundle.join("rootfs"));
         }
         created
+    }
+
+    /// What Create does for a container that Start restores: mounts the rootfs.
+    ///
+    /// # Errors
+    /// The mount that failed; the others are undone then.
+    pub fn prepare(&self, args: &CreateArgs) -> Outcome<()> {
+        remember(args)?;
+        mount_rootfs(args)
     }
 
     /// Starts the user's program.
@@ -215,6 +222,12 @@ impl Backend {
     /// # Errors
     /// The runtime's text, or the unmount that failed.
     pub fn delete(&self, id: &str, bundle: &Path, force: Force) -> Outcome<()> {
+        self.remove(id, bundle, force)?;
+        mount::unmount_recursive(&bundle.join("rootfs")).map_err(|e| e.to_string())
+    }
+
+    /// As [`Backend::delete`] without the mounts.
+    fn remove(&self, id: &str, bundle: &Path, force: Force) -> Outcome<()> {
         let removed = match &self.kind {
             Kind::Inproc => inproc::delete(&self.runtime(), id, force).or_else(|text| match force {
                 // Init ended without a shim, and in a pid namespace that is not the container's own the others
@@ -225,15 +238,18 @@ impl Backend {
                 _ => Err(text),
             }),
             Kind::External(binary) => match force {
-                Force::Yes => self.external(binary, bundle).simple(&["delete", "--force", id]),
+                // runc that was killed in a restore leaves the rootfs mounted in its state, and its delete then removes
+                // all files of the rootfs.
+                Force::Yes => mount::unmount_recursive(&self.state_dir(id))
+                    .map_err(|e| e.to_string())
+                    .and_then(|()| self.external(binary, bundle).simple(&["delete", "--force", id])),
                 Force::No => self.external(binary, bundle).simple(&["delete", id]),
             },
         };
         match removed {
-            Err(text) if !text.contains("does not exist") => return Err(text),
-            _ => {}
+            Err(text) if !text.contains("does not exist") => Err(text),
+            _ => Ok(()),
         }
-        mount::unmount_recursive(&bundle.join("rootfs")).map_err(|e| e.to_string())
     }
 
     /// Removes whatever there is of a container, by force; nothing is fine too.
@@ -289,15 +305,20 @@ impl Backend {
 /// Another runtime that was killed in its create may have made cgroups and no state that names them. Only what is empty
 /// goes. (davit writes its state first. systemd ends a scope whose last process is gone by itself.)
 fn remove_empty_cgroups(id: &str, bundle: &Path) {
-    use davit::cgroup::{Cgroup, Layout, OnDenied};
-    let Some(path) = crate::config::cgroups_path(bundle) else { return };
-    let removed = Layout::detect()
-        .and_then(|layout| Cgroup::resolve(&layout, id, Some(&path), OnDenied::Fail))
-        .and_then(|cgroup| cgroup.remove_empty());
-    if let Err(e) = removed {
+    let Some(cgroup) = cgroup_of_config(id, bundle) else { return };
+    if let Err(e) = cgroup.remove_empty() {
         // An empty cgroup harms nobody; the container's end is what counts.
         log::warn!("{id}: remove what a killed runtime has left: {e}");
     }
+}
+
+/// The cgroup that config.json names by an absolute path.
+fn cgroup_of_config(id: &str, bundle: &Path) -> Option<Cgroup> {
+    let path = crate::config::cgroups_path(bundle)?;
+    let found = Layout::detect()
+        .and_then(|layout| Cgroup::resolve(&layout, id, Some(&path), OnDenied::Fail))
+        .inspect_err(|e| log::warn!("{id}: find the cgroup {}: {e}", path.display()));
+    found.ok()
 }
 
 /// Whether a path leads to a script: a wrapper that is called davit is not davit.
@@ -315,6 +336,15 @@ pub enum Force {
     Yes,
     /// Refuse a running one.
     No,
+}
+
+fn mount_rootfs(args: &CreateArgs) -> Outcome<()> {
+    if args.rootfs.is_empty() {
+        return Ok(());
+    }
+    let rootfs = args.bundle.join("rootfs");
+    mount::make_rootfs(&rootfs).map_err(|e| e.to_string())?;
+    mount::mount_all(&args.rootfs, &rootfs).map_err(|e| e.to_string())
 }
 
 /// Records the options for the `delete` command of a later shim binary: the files of Go's shim.

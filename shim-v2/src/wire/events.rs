@@ -22,7 +22,9 @@ pub enum Event {
         rootfs: Vec<Mount>,
         /// Stdio of init.
         stdio: Stdio,
-        /// Pid of init.
+        /// Images that Start restores it from; empty for none.
+        checkpoint: String,
+        /// Pid of init, 0 of one that is to be restored.
         pid: u32,
     },
     /// Init runs the user's program.
@@ -88,7 +90,7 @@ fn encoded<M: Message>(topic: &'static str, name: &'static str, message: &M) -> 
     (topic, name, message.write_to_bytes().unwrap_or_default())
 }
 
-fn create(id: &str, bundle: &str, rootfs: &[Mount], stdio: &Stdio, pid: u32) -> Encoded {
+fn create(id: &str, bundle: &str, rootfs: &[Mount], stdio: &Stdio, checkpoint: &str, pid: u32) -> Encoded {
     let io = tp::TaskIO {
         stdin: stdio.stdin.clone(),
         stdout: stdio.stdout.clone(),
@@ -101,6 +103,7 @@ fn create(id: &str, bundle: &str, rootfs: &[Mount], stdio: &Stdio, pid: u32) -> 
         bundle: bundle.to_owned(),
         rootfs: rootfs.iter().map(pb_mount).collect(),
         io: MessageField::some(io),
+        checkpoint: checkpoint.to_owned(),
         pid,
         ..Default::default()
     };
@@ -144,7 +147,9 @@ impl Event {
     fn encode(&self) -> Encoded {
         let d = || Default::default();
         match self {
-            Event::Create { id, bundle, rootfs, stdio, pid } => create(id, bundle, rootfs, stdio, *pid),
+            Event::Create { id, bundle, rootfs, stdio, checkpoint, pid } => {
+                create(id, bundle, rootfs, stdio, checkpoint, *pid)
+            }
             Event::Start { id, pid } => {
                 let message = tp::TaskStart { container_id: id.clone(), pid: *pid, special_fields: d() };
                 encoded("/tasks/start", "containerd.events.TaskStart", &message)

@@ -4,10 +4,10 @@ use std::fs::File;
 use std::io::Read;
 use std::os::unix::fs::OpenOptionsExt;
 
-use containerd_shim_protos::shim::oci::Options as RuncOptions;
+use containerd_shim_protos::shim::oci::{CheckpointOptions as RuncCheckpoint, Options as RuncOptions};
 use protobuf::{CodedInputStream, Message};
 
-use crate::api::{Any, ApiError, Code};
+use crate::api::{Any, ApiError, CheckpointOptions, Code};
 use crate::options::Options;
 
 /// Most bytes of a file of options.
@@ -18,15 +18,9 @@ const FILE_LIMIT: u64 = 1 << 20;
 /// # Errors
 /// InvalidArgument for an unknown type or malformed bytes.
 pub fn decode(any: &Any) -> Result<Options, ApiError> {
-    let invalid = |text: String| ApiError::new(Code::InvalidArgument, text);
-    // Anys of other languages carry a prefix: type.googleapis.com/containerd.runc.v1.Options.
-    match any.url.rsplit('/').next().unwrap_or_default() {
+    match name(any) {
         "" => Ok(Options::default()),
-        "containerd.runc.v1.Options" => {
-            let message = RuncOptions::parse_from_bytes(&any.value)
-                .map_err(|e| invalid(format!("runtime options: {e}")))?;
-            Ok(from_runc(message))
-        }
+        "containerd.runc.v1.Options" => Ok(from_runc(parse(&any.value, "runtime options")?)),
         "runtimeoptions.v1.Options" => {
             let failed = |e: String| invalid(format!("runtime options: {e}"));
             let toml = toml(&any.value).map_err(|e| failed(e.to_string()))?;
@@ -34,6 +28,43 @@ pub fn decode(any: &Any) -> Result<Options, ApiError> {
         }
         other => Err(invalid(format!("unsupported runtime options type {other:?}"))),
     }
+}
+
+/// Decodes the Any of Checkpoint. An empty Any is the default.
+///
+/// # Errors
+/// InvalidArgument for an unknown type or malformed bytes.
+pub fn decode_checkpoint(any: &Any) -> Result<CheckpointOptions, ApiError> {
+    match name(any) {
+        "" => Ok(CheckpointOptions::default()),
+        "containerd.runc.v1.CheckpointOptions" => {
+            let m: RuncCheckpoint = parse(&any.value, "checkpoint options")?;
+            Ok(CheckpointOptions {
+                exit: m.exit,
+                open_tcp: m.open_tcp,
+                external_unix_sockets: m.external_unix_sockets,
+                terminal: m.terminal,
+                file_locks: m.file_locks,
+                empty_namespaces: m.empty_namespaces,
+                cgroups_mode: m.cgroups_mode,
+                work_path: m.work_path,
+            })
+        }
+        other => Err(invalid(format!("unsupported checkpoint options type {other:?}"))),
+    }
+}
+
+/// The type's name. Anys of other languages carry a prefix: type.googleapis.com/containerd.runc.v1.Options.
+fn name(any: &Any) -> &str {
+    any.url.rsplit('/').next().unwrap_or_default()
+}
+
+fn invalid(text: String) -> ApiError {
+    ApiError::new(Code::InvalidArgument, text)
+}
+
+fn parse<M: Message>(bytes: &[u8], what: &str) -> Result<M, ApiError> {
+    M::parse_from_bytes(bytes).map_err(|e| invalid(format!("{what}: {e}")))
 }
 
 fn from_runc(m: RuncOptions) -> Options {
@@ -101,6 +132,27 @@ mod tests {
         let options = decode(&one).unwrap();
         assert_eq!(options, decode(&two).unwrap());
         assert_eq!((options.binary_name.as_str(), options.systemd_cgroup, options.io_uid), ("crun", true, 7));
+    }
+
+    #[test]
+    fn options_of_a_checkpoint() {
+        let runc = RuncCheckpoint {
+            exit: true,
+            empty_namespaces: vec!["network".into()],
+            cgroups_mode: "soft".into(),
+            work_path: "/w".into(),
+            ..Default::default()
+        };
+        let value = runc.write_to_bytes().unwrap();
+        let any = |url: &str| Any { url: url.into(), value: value.clone() };
+        let options =
+            decode_checkpoint(&any("type.googleapis.com/containerd.runc.v1.CheckpointOptions")).unwrap();
+        assert!(options.exit && !options.open_tcp);
+        assert_eq!((options.cgroups_mode.as_str(), options.work_path.as_str()), ("soft", "/w"));
+        assert_eq!(options.empty_namespaces, ["network"]);
+        assert_eq!(decode_checkpoint(&Any::default()).unwrap(), CheckpointOptions::default());
+        let other = decode_checkpoint(&any("containerd.runc.v1.Options")).unwrap_err();
+        assert_eq!(other.code, Code::InvalidArgument);
     }
 
     #[test]

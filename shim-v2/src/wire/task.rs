@@ -9,8 +9,8 @@ use protobuf::{EnumOrUnknown, Message, MessageField};
 use ttrpc::proto::{Code as TtrpcCode, Request as Envelope, Response as Reply, Status as RpcStatus};
 
 use crate::api::{
-    Any, ApiError, Code, Create, Exec, ExitInfo, Mount, Request, Response, Stamp, StateInfo, Status, Stdio,
-    Target,
+    Any, ApiError, Checkpoint, Code, Create, Exec, ExitInfo, Mount, Request, Response, Stamp, StateInfo,
+    Status, Stdio, Target,
 };
 
 /// Both names lead to the same messages: the .proto files differ in the package line only.
@@ -40,7 +40,7 @@ pub fn decode(payload: &[u8]) -> Result<Request, ApiError> {
         "Pids" => Request::Pids(parse::<pb::PidsRequest>(body)?.id),
         "Pause" => Request::Pause(parse::<pb::PauseRequest>(body)?.id),
         "Resume" => Request::Resume(parse::<pb::ResumeRequest>(body)?.id),
-        "Checkpoint" => Request::Checkpoint(parse::<pb::CheckpointTaskRequest>(body)?.id),
+        "Checkpoint" => Request::Checkpoint(Box::new(checkpoint(parse(body)?)?)),
         "Kill" => parse::<pb::KillRequest>(body).map(|m| Request::Kill {
             target: target(m.id, m.exec_id),
             signal: m.signal,
@@ -79,6 +79,11 @@ fn create(m: pb::CreateTaskRequest) -> Create {
         checkpoint: m.checkpoint,
         options: m.options.into_option().map(any),
     }
+}
+
+fn checkpoint(m: pb::CheckpointTaskRequest) -> Result<Checkpoint, ApiError> {
+    let options = m.options.into_option().map(any).unwrap_or_default();
+    Ok(Checkpoint { id: m.id, path: m.path, options: super::options::decode_checkpoint(&options)? })
 }
 
 fn exec(m: pb::ExecProcessRequest) -> Exec {

@@ -3,8 +3,10 @@
 use std::collections::HashMap;
 use std::io::{Read, Write};
 use std::os::unix::net::UnixStream;
+use std::path::Path;
 
 use containerd_shim_protos::api as pb;
+use containerd_shim_protos::shim::oci::CheckpointOptions;
 use protobuf::well_known_types::any::Any;
 use protobuf::{Message, MessageField};
 use ttrpc::proto::{Request, Response};
@@ -165,6 +167,21 @@ impl Client {
     pub fn resume(&mut self, id: &str) -> Result<(), Refusal> {
         let request = pb::ResumeRequest { id: id.into(), ..Default::default() };
         self.call::<pb::Empty>("Resume", &request).map(drop)
+    }
+
+    pub fn checkpoint(&mut self, id: &str, path: &Path, options: CheckpointOptions) -> Result<(), Refusal> {
+        let any = Any {
+            type_url: "containerd.runc.v1.CheckpointOptions".into(),
+            value: options.write_to_bytes().unwrap(),
+            ..Default::default()
+        };
+        let request = pb::CheckpointTaskRequest {
+            id: id.into(),
+            path: path.display().to_string(),
+            options: MessageField::some(any),
+            ..Default::default()
+        };
+        self.call::<pb::Empty>("Checkpoint", &request).map(drop)
     }
 
     pub fn resize(&mut self, id: &str, exec: &str, width: u32, height: u32) -> Result<(), Refusal> {

@@ -23,6 +23,8 @@ pub struct Seen {
     /// Exec id or container id of an exit; exec id of exec events; container id of the others.
     pub process: String,
     pub status: u32,
+    /// Of a create: what it is to be restored from.
+    pub checkpoint: String,
 }
 
 /// What the server does with an event.
@@ -173,5 +175,9 @@ fn seen(topic: &str, any: &Any) -> Seen {
         // The others have the container's id in field 1.
         _ => (events::TaskPaused::parse_from_bytes(value).unwrap().container_id, 0),
     };
-    Seen { topic: topic.to_owned(), process, status }
+    let checkpoint = match any.type_url.as_str() {
+        "containerd.events.TaskCreate" => events::TaskCreate::parse_from_bytes(value).unwrap().checkpoint,
+        _ => String::new(),
+    };
+    Seen { topic: topic.to_owned(), process, status, checkpoint }
 }

@@ -17,8 +17,8 @@ use std::os::unix::fs::OpenOptionsExt;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
-use std::sync::Mutex;
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Mutex, OnceLock};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -198,6 +198,8 @@ pub struct Daemon {
     pub debug: std::sync::atomic::AtomicBool,
     /// Words before the shim's: how it sees the machine.
     pub through: Vec<String>,
+    /// A folder whose programs the shim finds first.
+    pub programs: OnceLock<PathBuf>,
     shims: Mutex<Vec<String>>,
     /// The log FIFOs, as containerd holds them.
     logs: Mutex<Vec<File>>,
@@ -249,6 +251,7 @@ impl Daemon {
             events: None,
             rootfs,
             through: Vec::new(),
+            programs: OnceLock::new(),
             debug: std::sync::atomic::AtomicBool::new(false),
             shims: Mutex::default(),
             logs: Mutex::default(),
@@ -286,6 +289,8 @@ impl Daemon {
     pub fn make_bundle(&self, id: &str, script: &str, change: impl FnOnce(&mut serde_json::Value)) {
         let bundle = self.bundle(id);
         fs::create_dir_all(bundle.join("rootfs")).unwrap();
+        // Of containerd a link to a folder that outlives a reboot.
+        fs::create_dir_all(bundle.join("work")).unwrap();
         let log = bundle.join("log");
         if !log.exists() {
             nix::unistd::mkfifo(&log, nix::sys::stat::Mode::S_IRWXU).unwrap();
@@ -353,10 +358,10 @@ impl Daemon {
         let mut words = self.through.iter().map(PathBuf::from).chain([binary]);
         let mut command = Command::new(words.next().unwrap());
         command.args(words);
-        if let Shim::Go(dir) = &self.shim {
-            let path = std::env::var("PATH").unwrap_or_default();
-            command.env("PATH", format!("{}:{path}", dir.display()));
-        }
+        let go = if let Shim::Go(dir) = &self.shim { Some(dir.clone()) } else { None };
+        let path = std::env::var_os("PATH").unwrap_or_default();
+        let first = self.programs.get().cloned().into_iter().chain(go);
+        command.env("PATH", std::env::join_paths(first.chain(std::env::split_paths(&path))).unwrap());
         command
     }
 
@@ -501,6 +506,26 @@ pub fn alive(pid: u32) -> bool {
 pub fn go_dir() -> Result<PathBuf, String> {
     let runc = davit_tests::newest_runc()?;
     Ok(runc.parent().unwrap().to_owned())
+}
+
+/// The folder of Debian unstable's CRIU.
+///
+/// # Errors
+/// Why it can't be had.
+pub fn criu_dir() -> Result<PathBuf, String> {
+    static DIR: OnceLock<Result<PathBuf, String>> = OnceLock::new();
+    let unpack = || {
+        let script = concat!(env!("CARGO_MANIFEST_DIR"), "/../hack/debian-tree");
+        let packages = ["--name", "criu-sid", "sid", "criu"];
+        let output = Command::new(script).args(packages).output().map_err(|e| format!("{script}: {e}"))?;
+        match output.status.success() {
+            true => Ok(Path::new(String::from_utf8_lossy(&output.stdout).trim()).join("bin")),
+            false => {
+                Err(String::from_utf8_lossy(&output.stderr).lines().last().unwrap_or_default().to_owned())
+            }
+        }
+    };
+    DIR.get_or_init(unpack).clone()
 }
 
 /// Random numbers that a seed repeats (xorshift64).

@@ -522,19 +522,6 @@ pub fn a_shim_at_rest_is_one_thread_that_sleeps(daemon: &Daemon) {
     client.finish("c");
 }
 
-pub fn checkpoint_is_not_implemented(daemon: &Daemon) {
-    let mut client = daemon.created("c", "sleep 1000", &Io::none());
-    client.start("c", "").unwrap();
-    let path = daemon.dir.path().join("dump").display().to_string();
-    let request = pb::CheckpointTaskRequest { id: "c".into(), path, ..Default::default() };
-    assert_eq!(client.call::<pb::Empty>("Checkpoint", &request).unwrap_err().code, 12);
-    assert_eq!(status(&mut client, "c", ""), Status::RUNNING);
-    client.finish("c");
-    let mut request = daemon.create_request("c", &Io::none());
-    request.checkpoint = "/nowhere".into();
-    assert_eq!(client.call::<pb::CreateTaskResponse>("Create", &request).unwrap_err().code, 12);
-}
-
 /// #13483's kind: a hook that hangs in Start does not keep Kill out.
 pub fn kill_while_start_hangs_in_a_hook(daemon: &Daemon) {
     let gate = daemon.dir.path().join("gate");
