@@ -67,6 +67,7 @@ calls! {
     container_status(ContainerStatusRequest) -> ContainerStatusResponse;
     update_container_resources(UpdateContainerResourcesRequest) -> UpdateContainerResourcesResponse;
     reopen_container_log(ReopenContainerLogRequest) -> ReopenContainerLogResponse;
+    checkpoint_container(CheckpointContainerRequest) -> CheckpointContainerResponse;
     exec_sync(ExecSyncRequest) -> ExecSyncResponse;
     exec(ExecRequest) -> ExecResponse;
     attach(AttachRequest) -> AttachResponse;

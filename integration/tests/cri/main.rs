@@ -1,6 +1,7 @@
 //! Kubernetes' side: containerd's CRI plugin of 1.6, 1.7 and 2.1 over its socket, with README's configuration, a pause image
 //! and CNI's plugins. One daemon serves all scenarios of a test, several at a time.
 
+mod checkpoints;
 mod client;
 mod deaths;
 mod ends;
@@ -113,6 +114,12 @@ fn deaths_1_6() {
 #[test]
 fn deaths_2_1() {
     alone_on_a_node(Release::Sid, deaths::at_random_points);
+}
+
+/// CRI has had them since containerd 2.0.
+#[test]
+fn checkpoint_2_1() {
+    alone_on_a_node(Release::Sid, checkpoints::taken_of_a_running_container);
 }
 
 #[test]

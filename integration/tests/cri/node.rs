@@ -111,13 +111,20 @@ pub fn plugins() -> Result<PathBuf> {
     Ok(Release::Cni.bin()?.parent().context("tree")?.join("usr/lib/cni"))
 }
 
+/// CRIU, where containerd's CRI has checkpoints: from 2.0 on.
+pub fn criu(release: Release) -> Result<PathBuf> {
+    ensure!(release == Release::Sid, "CRI of {release:?} has no checkpoints");
+    Release::Criu.bin()
+}
+
 impl Node {
     pub fn start(release: Release) -> Result<Node> {
         let base = if release == Release::Sid { VERSION_3 } else { VERSION_2 };
         let config = base.replace("CNI", &plugins()?.to_string_lossy()) + &readme(release)?;
         let net = Arc::new(PrivateNet::new()?);
-        let options =
-            Options { net: Some(Arc::clone(&net)), drop_in: false, config: Some(config), programs: None };
+        // The test of checkpoints says why they can't be had.
+        let programs = criu(release).ok();
+        let options = Options { net: Some(Arc::clone(&net)), drop_in: false, config: Some(config), programs };
         let containerd = Containerd::with(release, options)?;
         let network = NETWORK.replace("DIR", &containerd.dir().to_string_lossy());
         fs::create_dir_all(containerd.dir().join("cni"))?;
