@@ -49,11 +49,11 @@ class Stopwatch:
 class Runtime:
     """One OCI runtime with state and bundles of its own."""
 
-    def __init__(self, name, path, work, stopwatch):
+    def __init__(self, name, path, work, state, stopwatch):
         self.name = name
         self.path = path
         self.watch = stopwatch
-        self.root = work / f"state-{name}"
+        self.root = state / name
         self.count = 0
         self.samples = {operation: [] for operation in OPERATIONS}
         self.bundles = {program: self.make_bundle(work, program) for program in ("true", "pause")}
@@ -163,12 +163,12 @@ def wait_for_end(pid):
     raise Failure(f"process {pid} does not end")
 
 
-def find_runtimes(work, davit, stopwatch):
-    found = [Runtime("davit", davit, work, stopwatch)]
+def find_runtimes(work, state, davit, stopwatch):
+    found = [Runtime("davit", davit, work, state, stopwatch)]
     for name in PEERS:
         path = shutil.which(name)
         if path:
-            found.append(Runtime(name, os.path.realpath(path), work, stopwatch))
+            found.append(Runtime(name, os.path.realpath(path), work, state, stopwatch))
     usable = []
     for runtime in found:
         try:
@@ -210,6 +210,10 @@ def measure_all(runtimes, floor, work, rounds, stopwatch):
     return samples
 
 
+def file_system(path):
+    return subprocess.run(["stat", "-f", "-c", "%T", path], capture_output=True, text=True, check=True).stdout.strip()
+
+
 def version(path):
     out = subprocess.run([path, "--version"], capture_output=True, text=True, check=False).stdout
     return out.splitlines()[0] if out else "?"
@@ -218,7 +222,7 @@ def version(path):
 def results(runtimes, samples, arguments, work):
     data = {
         "view": arguments.view, "rounds": arguments.rounds, "kernel": platform.release(),
-        "machine": platform.machine(), "cpus": os.cpu_count(), "programs": {},
+        "machine": platform.machine(), "state": file_system(arguments.state), "cpus": os.cpu_count(), "programs": {},
         "true_ms": round(median(samples[TRUE]), 3),
         "floor_ms": round(median(samples[FLOOR]), 3) if samples[FLOOR] else None,
     }
@@ -317,7 +321,8 @@ def write(directory, data, rows):
     begin, end = "<!-- table -->", "<!-- end of table -->"
     text = page.read_text() if page.exists() else f"# Measurements\n\n![chart](bench.svg)\n\n{begin}\n{end}\n"
     about = (f"Linux {data['kernel']}, {data['machine']}, {data['cpus']} CPUs, {data['rounds']} rounds, cgroups: "
-             f"{data['view']}. " + "; ".join(f"{name}: {entry['version']}" for name, entry in data["programs"].items()))
+             f"{data['view']}, state on {data['state']}. ")
+    about += "; ".join(f"{name}: {entry['version']}" for name, entry in data["programs"].items())
     before, _, rest = text.partition(begin)
     after = rest.partition(end)[2]
     page.write_text(f"{before}{begin}\n{about}\n\n{markdown(rows)}\n{end}{after}")
@@ -336,6 +341,7 @@ def remove_cgroups():
 def main():
     parser = argparse.ArgumentParser()
     parser.add_argument("--work", type=Path, required=True)
+    parser.add_argument("--state", type=Path, required=True)
     parser.add_argument("--davit", type=Path, required=True)
     parser.add_argument("--view", required=True)
     parser.add_argument("--rounds", type=int, default=60)
@@ -349,7 +355,7 @@ def main():
     subprocess.run([arguments.davit, "spec", "--bundle", work / "spec"], check=True)
     runtimes = []
     try:
-        runtimes = find_runtimes(work, arguments.davit.resolve(), stopwatch)
+        runtimes = find_runtimes(work, arguments.state, arguments.davit.resolve(), stopwatch)
         cgroup2 = cgroup2_mount()
         rootfs = runtimes[0].bundles["true"] / "rootfs"
         floor = (work / "floor", rootfs, "1", "/bin/true", cgroup2) if cgroup2 else None
