@@ -125,7 +125,7 @@ rust_from_newer_debian() {
 }
 
 # debian_tree_for_tests SUITE: the packages that the tests want of a release (integration/src/setup.rs,
-# tests/tests/coverage_table.rs), so that all share a tree.
+# tests/tests/coverage_table.rs, tests/src/criu.rs), so that all share a tree.
 debian_tree_for_tests() {
     case $1 in
     # The JSON schema of config.json.

@@ -23,6 +23,7 @@ mod call;
 pub mod calls;
 pub mod cases;
 mod container;
+pub mod criu;
 pub mod device_rules;
 #[cfg(target_arch = "x86_64")]
 pub mod errnos;

@@ -12,10 +12,8 @@ use davit_tests::sources::{Source, root, words};
 use serde_json::Value;
 
 /// What may stand in the test column in place of tests, with the reason.
-const INSTEAD_OF_TESTS: [(&str, &str); 2] = [
-    ("issue: checkpoint", "checkpoint and restore have an issue of their own"),
-    ("other platform", "the schema has it for Windows; on Linux it is not read, like every unknown key"),
-];
+const INSTEAD_OF_TESTS: [(&str, &str); 1] =
+    [("other platform", "the schema has it for Windows; on Linux it is not read, like every unknown key")];
 
 /// Fields that runtime-spec 1.3.0 added to 1.2.1, the schema that Debian has.
 const ADDED_IN_1_3: [&str; 8] = [

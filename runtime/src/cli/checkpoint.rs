@@ -95,6 +95,10 @@ fn run(global: &Global, matches: &ArgMatches) -> anyhow::Result<i32> {
         cgroups: cgroups_mode(matches)?,
         network_lock: text(matches, "network-lock").map(lock_method).transpose()?,
     };
+    if options.lazy_pages && options.page_server.is_none() {
+        // CRIU would wait for ever, at no address.
+        bail!("--lazy-pages needs --page-server ADDRESS:PORT, where memory is served");
+    }
     container::checkpoint(&global.runtime, id, &options)?;
     Ok(0)
 }
@@ -112,12 +116,12 @@ pub(super) fn image_path(matches: &ArgMatches) -> anyhow::Result<PathBuf> {
 /// runc's rules: relative to the images, and there.
 fn parent_path(images: &Path, path: PathBuf) -> anyhow::Result<PathBuf> {
     if path.is_absolute() {
-        bail!("--parent-path must be relative to --image-path");
+        bail!("--parent-path must be relative");
     }
     match std::fs::metadata(images.join(&path)) {
         Ok(found) if found.is_dir() => Ok(path),
-        Ok(_) => bail!("--parent-path {}: not a directory", path.display()),
-        Err(e) => bail!("--parent-path {}: {}", path.display(), errno_text(&e)),
+        Ok(_) => bail!("invalid --parent-path: {}: not a directory", path.display()),
+        Err(e) => bail!("invalid --parent-path: {}: {}", path.display(), errno_text(&e)),
     }
 }
 

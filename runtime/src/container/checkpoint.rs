@@ -64,13 +64,14 @@ pub struct CheckpointOptions {
 }
 
 pub(super) fn checkpoint(runtime: &Runtime, id: &str, options: &CheckpointOptions) -> Result<()> {
+    needs_root("checkpointed")?;
     let container = load(runtime, id)?;
     if !matches!(container.status, Status::Running | Status::Paused) {
         return Err(Error::NotCheckpointable(container.status.as_str()));
     }
     let settings: Settings = container.dir.read_part()?;
     refuse("checkpointed", &settings.obstacles(&container.state))?;
-    let criu = find_criu("checkpointed")?;
+    let criu = find_criu()?;
     if options.pre_dump {
         criu.ensure_features(Features { mem_track: true, lazy_pages: false })?;
     }
@@ -158,11 +159,16 @@ fn dump(criu: &Criu, container: &Loaded, settings: &Settings, options: &Checkpoi
 /// Namespaces that CRIU leaves alone: runc's way, network devices are whose who set them up.
 pub(super) const EMPTY_NAMESPACES: u32 = libc::CLONE_NEWNET as u32;
 
-/// CRIU of $PATH, which is new enough. Only root of the host's user namespace can do what CRIU is asked.
-pub(super) fn find_criu(action: &'static str) -> Result<Criu> {
+/// Only root can do what CRIU is asked.
+pub(super) fn needs_root(action: &'static str) -> Result<()> {
     if is_ordinary_user() {
         return Err(Error::Refused { action, why: "that needs root, whose rights CRIU uses".into() });
     }
+    Ok(())
+}
+
+/// CRIU of $PATH, which is new enough.
+pub(super) fn find_criu() -> Result<Criu> {
     let criu = Criu::at(find_helper("criu").ok_or(criu::Error::NotFound)?);
     criu.ensure_usable()?;
     Ok(criu)

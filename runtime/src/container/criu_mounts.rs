@@ -185,21 +185,29 @@ impl RestoreMounts<'_> {
     /// Makes missing mount points in the root file system, and names what is mounted from outside: key and path.
     pub(super) fn prepare(&self) -> Result<Vec<(PathBuf, PathBuf)>> {
         let mut all = Vec::new();
-        for (at, mount) in list(self.spec.mounts()).iter().enumerate() {
+        if self.spec.root().as_ref().and_then(|root| root.readonly()) == Some(true) {
+            // Where CRIU puts the old root for a moment; it can't make a directory in a read-only one.
+            self.mount_point(&[], Path::new("/tmp"), None)?;
+        }
+        let mut earlier: Vec<Placed> = Vec::new();
+        for mount in list(self.spec.mounts()) {
             let destination = Path::new("/").join(mount.destination());
-            let bind = is_bind(mount);
-            let source = bind.then(|| self.bundle.join(mount.source().clone().unwrap_or_default()));
-            let is_cgroup = mount.typ().as_deref() == Some("cgroup");
-            let place = if is_cgroup { None } else { self.mount_point(at, &destination, source.as_deref())? };
-            let place = place.unwrap_or(destination);
-            match source {
-                Some(source) => all.push((place, source)),
+            let source = is_bind(mount).then(|| self.bundle.join(mount.source().clone().unwrap_or_default()));
+            let is_cgroup = mount.typ().as_deref() == Some("cgroup") && source.is_none();
+            let place = if is_cgroup {
+                destination.clone()
+            } else {
+                self.mount_point(&earlier, &destination, source.as_deref())?
+            };
+            match &source {
+                Some(source) => all.push((place.clone(), source.clone())),
                 None if is_cgroup && namespace(self.spec, LinuxNamespaceType::Cgroup).is_none() => {
                     let views = self.cgroups.iter();
                     all.extend(views.map(|view| (place.join(&view.name), view.host_dir.clone())));
                 }
                 None => {}
             }
+            earlier.push(Placed { destination, place, source });
         }
         all.extend(self.devices.iter().map(|path| (path.clone(), path.clone())));
         let masked = self.spec.linux().as_ref().map(|linux| list(linux.masked_paths())).unwrap_or_default();
@@ -211,40 +219,49 @@ impl RestoreMounts<'_> {
     }
 
     /// Makes a mount point if it is to be in the root file system or in a bind below it: what is on a file system
-    /// that the images have is in them. Returns where it is, links followed.
-    fn mount_point(&self, at: usize, destination: &Path, source: Option<&Path>) -> Result<Option<PathBuf>> {
-        let earlier = list(self.spec.mounts()).iter().take(at).rev();
-        let above = earlier.map(|mount| (mount, Path::new("/").join(mount.destination())));
-        let above = above.filter(|(_, place)| destination.starts_with(place) && destination != place);
-        let above = above.max_by_key(|(_, place)| place.components().count());
-        let (base, inside) = match &above {
-            None => (self.rootfs.to_owned(), destination),
-            Some((mount, place)) if is_bind(mount) => {
-                let base = self.bundle.join(mount.source().clone().unwrap_or_default());
-                (base, destination.strip_prefix(place).unwrap_or(destination))
-            }
-            Some(_) => return Ok(None),
+    /// that the images have is in them. Returns where it is, links followed as far as they can be.
+    fn mount_point(&self, earlier: &[Placed], destination: &Path, source: Option<&Path>) -> Result<PathBuf> {
+        let is_above = |placed: &&Placed| {
+            destination != placed.destination && destination.starts_with(&placed.destination)
         };
-        let what = match source.map(std::fs::metadata) {
-            None => Create::Directory,
-            Some(found) => {
-                let path = source.unwrap_or(destination);
-                let found = found.map_err(|e| Error::io("stat", path, e))?;
-                if found.is_dir() { Create::Directory } else { Create::File }
+        let above =
+            earlier.iter().filter(is_above).max_by_key(|placed| placed.destination.components().count());
+        let (base, inside, root) = match above {
+            None => (self.rootfs, destination, Path::new("/")),
+            Some(Placed { destination: upper, place, source }) => {
+                let inside = destination.strip_prefix(upper).unwrap_or(destination);
+                match source {
+                    Some(source) => (source.as_path(), inside, place.as_path()),
+                    None => return Ok(place.join(inside)),
+                }
             }
         };
-        let failed = |e| Error::io("make mount point", destination, e);
+        let what = match source {
+            Some(path) if !std::fs::metadata(path).map_err(|e| Error::io("stat", path, e))?.is_dir() => {
+                Create::File
+            }
+            _ => Create::Directory,
+        };
         let flags = OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
-        let root = nix::fcntl::open(&base, flags, nix::sys::stat::Mode::empty());
-        let root = root.map_err(|e| Error::io("open", &base, e.into()))?;
-        let real = name_of(root.as_fd()).unwrap_or(base);
-        let made = RootDir::new(root).ensure(inside, what).map_err(failed)?;
-        if above.is_some() {
-            return Ok(None);
-        }
-        let name = name_of(made.as_fd());
-        Ok(name.and_then(|name| name.strip_prefix(&real).map(|inside| Path::new("/").join(inside)).ok()))
+        let dir = nix::fcntl::open(base, flags, nix::sys::stat::Mode::empty());
+        let dir = dir.map_err(|e| Error::io("open", base, e.into()))?;
+        let real = name_of(dir.as_fd()).unwrap_or_else(|| base.to_owned());
+        let made = RootDir::new(dir).ensure(inside, what);
+        let made = made.map_err(|e| Error::io("make mount point", destination, e))?;
+        let name = name_of(made.as_fd()).and_then(|name| name.strip_prefix(&real).map(Path::to_owned).ok());
+        Ok(root.join(name.as_deref().unwrap_or(inside.strip_prefix("/").unwrap_or(inside))))
     }
+}
+
+/// A mount that comes before others.
+#[derive(Debug)]
+struct Placed {
+    /// As config.json has it.
+    destination: PathBuf,
+    /// Where it is, links followed.
+    place: PathBuf,
+    /// Of a bind.
+    source: Option<PathBuf>,
 }
 
 /// As in the plan: the options say so.

@@ -121,6 +121,24 @@ impl Dir {
         write_atomically(&path, &serde_json::to_vec(&whole).map_err(invalid)?, 0o600)
     }
 
+    /// Removes whatever is in it. A `runc restore` that was killed leaves a mount of the root file system there, with
+    /// which its files would go too.
+    fn remove_all(&self) -> std::io::Result<()> {
+        use nix::mount::{MntFlags, umount2};
+        let root = self.path.join(CRIU_ROOT);
+        loop {
+            match umount2(&root, MntFlags::MNT_DETACH | MntFlags::UMOUNT_NOFOLLOW) {
+                Ok(()) => {}
+                // EINVAL: it is no mount, or none any more.
+                Err(nix::errno::Errno::EINVAL | nix::errno::Errno::ENOENT) => break,
+                // An ordinary user can't have mounted it.
+                Err(nix::errno::Errno::EPERM) => break,
+                Err(e) => return Err(e.into()),
+            }
+        }
+        gone(std::fs::remove_dir_all(&self.path))
+    }
+
     /// Removes the directory and what is in it; it may be gone already.
     pub fn remove(&self) -> Result<()> {
         // Nearly always these two are all there is: no listing is needed to remove them.
@@ -129,12 +147,15 @@ impl Dir {
             .try_for_each(|name| gone(std::fs::remove_file(self.path.join(name))))
             .and_then(|()| gone(std::fs::remove_dir(&self.path)));
         match removed {
-            Err(e) if e.raw_os_error() == Some(libc::ENOTEMPTY) => gone(std::fs::remove_dir_all(&self.path)),
+            Err(e) if e.raw_os_error() == Some(libc::ENOTEMPTY) => self.remove_all(),
             other => other,
         }
         .map_err(|e| Error::io("remove", &self.path, e))
     }
 }
+
+/// Where CRIU sees the root file system of a container that is being restored.
+pub const CRIU_ROOT: &str = "criu-root";
 
 /// A removal of something that may be gone already.
 fn gone(removed: std::io::Result<()>) -> std::io::Result<()> {

@@ -9,10 +9,12 @@ use nix::sys::socket::{ControlMessage, MsgFlags, sendmsg};
 use oci_spec::runtime::{LinuxNamespaceType, LinuxResources};
 
 use super::checkpoint::{
-    EMPTY_NAMESPACES, Images, clear, config_file, external_key, find_criu, read_descriptors, refuse, with_log,
+    EMPTY_NAMESPACES, Images, clear, config_file, external_key, find_criu, needs_root, read_descriptors,
+    refuse, with_log,
 };
 use super::create::{Making, cgroup_views, make};
 use super::criu_mounts::{RestoreMounts, obstacles};
+use super::dir::CRIU_ROOT;
 use super::isolation;
 use super::state::{Namespace, State, namespace_name};
 use super::{CreateOptions, Error, Result, Runtime, Started};
@@ -30,8 +32,6 @@ use crate::sys::process::{pidfd_open, pidfd_send_signal};
 const LOG: &str = "restore.log";
 /// What CRIU writes beside it.
 const STATISTICS: &str = "stats-restore";
-/// Below the container's directory: where CRIU sees the root file system, as a mount in a namespace of its own.
-const ROOT: &str = "criu-root";
 
 /// Arguments of [`super::restore`], besides those of a `create`.
 #[derive(Clone, Debug, Default)]
@@ -67,7 +67,8 @@ pub(super) fn restore(
     create: &CreateOptions,
     options: &RestoreOptions,
 ) -> Result<Started> {
-    let criu = find_criu("restored")?;
+    needs_root("restored")?;
+    let criu = find_criu()?;
     if options.lazy_pages {
         criu.ensure_features(Features { mem_track: false, lazy_pages: true })?;
     }
@@ -101,7 +102,7 @@ impl Restoring<'_> {
         if making.cgroup.mode() != CgroupMode::V2 && making.has_cgroup() {
             making.cgroup.apply_devices(resources)?;
         }
-        let root = making.dir.path().join(ROOT);
+        let root = making.dir.path().join(CRIU_ROOT);
         std::fs::create_dir(&root).map_err(|e| Error::io("make directory", &root, e))?;
         clear(self.images, &[LOG, STATISTICS])?;
         let (namespaces, fds) = self.joined_namespaces()?;
@@ -151,7 +152,11 @@ impl Restoring<'_> {
         let request = self.request(swrk.pid(), &images, stdio, namespaces, root)?;
         criu::call(swrk, &Request::with_options(Kind::Restore, request), |notification: Notification| {
             match notification.script.as_str() {
-                "setup-namespaces" => making.run_hooks(notification.pid),
+                "setup-namespaces" => {
+                    self.bring_up_loopback(notification.pid)?;
+                    super::netdevices::take(notification.pid, making.plan)?;
+                    making.run_hooks(notification.pid)
+                }
                 "orphan-pts-master" => self.send_terminal(notification.fd.as_ref()),
                 "post-restore" => {
                     let pid = notification.pid;
@@ -264,6 +269,17 @@ impl Restoring<'_> {
             }
         }
         Ok((joined, fds))
+    }
+
+    /// A new network namespace is empty, as CRIU leaves it; what TCP connections are restored over has to be up.
+    /// (runc leaves `lo` down.)
+    fn bring_up_loopback(&self, pid: i32) -> Result<()> {
+        if !self.making.plan.steps.iter().any(|step| matches!(step, Step::LoopbackUp)) {
+            return Ok(());
+        }
+        let path = format!("/proc/{pid}/ns/net");
+        let open = File::open(&path).and_then(|target| crate::net::loopback_up(target.as_fd()));
+        Ok(open.during("bring up", || "lo")?)
     }
 
     /// Writes the state, now that there is an init.

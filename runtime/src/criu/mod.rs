@@ -11,6 +11,7 @@ mod wire;
 use std::io;
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
+use std::time::Duration;
 
 pub use rpc::{CgroupsMode, Features, Kind, NetworkLock, Options, Request, Response};
 pub use swrk::{Setup, Stdio, Swrk};
@@ -83,6 +84,9 @@ pub type Result<T> = std::result::Result<T, Error>;
 /// the freezer of cgroup v2).
 pub const OLDEST: (i32, i32) = (3, 16);
 
+/// How long CRIU may take to give up.
+const GIVE_UP: Duration = Duration::from_secs(5);
+
 /// What comes with a notification.
 #[derive(Debug)]
 pub struct Notification {
@@ -127,6 +131,7 @@ pub fn call<E: From<Error>>(
         let answered = criu.send(&Request::answer(told.is_ok() && failure.is_none()));
         if let Err(error) = told {
             failure = Some(error);
+            criu.hurry(GIVE_UP)?;
         }
         if let (Err(error), None) = (answered, &failure) {
             return Err(error.into());

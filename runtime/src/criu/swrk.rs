@@ -6,16 +6,20 @@ use std::os::fd::{AsRawFd, OwnedFd, RawFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command};
+use std::time::Duration;
 
 use nix::cmsg_space;
 use nix::errno::Errno;
+use nix::sys::socket::sockopt::ReceiveTimeout;
 use nix::sys::socket::{
-    AddressFamily, ControlMessageOwned, MsgFlags, SockFlag, SockType, UnixAddr, recvmsg, send, socketpair,
+    AddressFamily, ControlMessageOwned, MsgFlags, SockFlag, SockType, UnixAddr, recvmsg, send, setsockopt,
+    socketpair,
 };
+use nix::sys::time::{TimeVal, TimeValLike};
 
 use super::{Error, Request, Response, Result};
 use crate::sys::fs::received;
-use crate::sys::process::{only_stdio_and, with_private_bind};
+use crate::sys::process::{die_with_parent, only_stdio_and, with_private_bind};
 
 /// The longest message that is taken. CRIU's own are below a page.
 const MESSAGE: usize = 64 << 10;
@@ -74,6 +78,8 @@ impl Swrk {
                 })
             };
             with_private_bind(&mut command, text(from)?, text(onto)?);
+            // A restore that nobody takes is to be gone; a dump goes on, or lets the container run again.
+            die_with_parent(&mut command);
         }
         let child = command.spawn().map_err(|source| Error::Start { path: program.to_owned(), source })?;
         Ok(Swrk { child: Some(child), socket: ours })
@@ -111,6 +117,10 @@ impl Swrk {
                 match recvmsg::<UnixAddr>(self.socket.as_raw_fd(), &mut io, Some(&mut control), flags) {
                     Err(Errno::EINTR) => continue,
                     Err(Errno::ECONNRESET) => return Err(self.ended()),
+                    Err(Errno::EAGAIN) => {
+                        self.kill();
+                        return Err(self.ended());
+                    }
                     other => other.map_err(|e| Error::Talk(e.into()))?,
                 };
             // All are taken in, so that none stays open unseen.
@@ -136,6 +146,23 @@ impl Swrk {
         match self.finish() {
             Ok(status) => Error::Ended(status.to_string()),
             Err(error) => Error::Talk(error),
+        }
+    }
+
+    /// From now on, CRIU is killed when it does not say anything for this long: it was told to give up, and may wait
+    /// for processes that it can't reach.
+    ///
+    /// # Errors
+    /// [`Error::Talk`].
+    pub fn hurry(&self, patience: Duration) -> Result<()> {
+        let patience = TimeVal::milliseconds(i64::try_from(patience.as_millis()).unwrap_or(i64::MAX));
+        setsockopt(&self.socket, ReceiveTimeout, &patience).map_err(|e| Error::Talk(e.into()))
+    }
+
+    fn kill(&mut self) {
+        if let Some(child) = &mut self.child {
+            // It may have ended by itself.
+            let _ = child.kill();
         }
     }
 

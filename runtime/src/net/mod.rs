@@ -60,6 +60,19 @@ struct Address {
     parts: Vec<(u16, Vec<u8>)>,
 }
 
+/// Brings up `lo` of a network namespace. The caller has one thread, and is in its own namespace again when this
+/// returns.
+///
+/// # Errors
+/// EPERM without CAP_SYS_ADMIN over the namespace.
+pub fn loopback_up(target: BorrowedFd<'_>) -> io::Result<()> {
+    let own = std::fs::File::open("/proc/self/ns/net")?;
+    setns(target, libc::CLONE_NEWNET)?;
+    let up = crate::sys::fs::loopback_up();
+    setns(own.as_fd(), libc::CLONE_NEWNET)?;
+    up
+}
+
 /// A device that was moved, with what it takes to give it back.
 #[derive(Debug)]
 pub struct Moved {

@@ -8,6 +8,7 @@ use nix::unistd::geteuid;
 
 use super::{Finding, Verdict, read};
 use crate::container::{find_helper, id_ranges};
+use crate::criu::{Criu, Features};
 
 pub(super) fn findings() -> Vec<Finding> {
     let mut all = vec![caller()];
@@ -112,11 +113,28 @@ fn keys() -> Finding {
 }
 
 fn criu() -> Finding {
-    match find_helper("criu") {
-        Some(path) => {
-            Finding::new("criu", Verdict::Ok, path.display().to_string(), "there for checkpoint and restore")
+    let name = "criu";
+    let Some(path) = find_helper(name) else {
+        return Finding::there(name, false, "", "no checkpoint and restore");
+    };
+    let shown = path.display().to_string();
+    if !geteuid().is_root() {
+        return Finding::new(name, Verdict::Limited, shown, "checkpoint and restore need root");
+    }
+    let criu = Criu::at(path);
+    match criu.version().and_then(|version| criu.ensure_usable().map(|()| version)) {
+        Ok((major, minor, sublevel)) => {
+            let features = Features { mem_track: true, lazy_pages: false };
+            let without = match criu.ensure_features(features) {
+                Ok(()) => "",
+                Err(_) => "; without --pre-dump: the kernel does not track written pages",
+            };
+            let found = format!("{shown} {major}.{minor}.{sublevel}");
+            Finding::new(name, Verdict::Ok, found, format!("there for checkpoint and restore{without}"))
         }
-        None => Finding::there("criu", false, "", "no checkpoint and restore"),
+        Err(error) => {
+            Finding::new(name, Verdict::Limited, shown, format!("no checkpoint and restore: {error}"))
+        }
     }
 }
 
