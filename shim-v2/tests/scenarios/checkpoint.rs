@@ -52,6 +52,32 @@ fn written(daemon: &Daemon, images: &Path, script: &str, io: &Io) -> Client {
     client
 }
 
+/// The reading end of an output, open before the shim's as containerd's is: Go's shim waits for it, and a reader that
+/// waits in an open may come when the writer has been and gone.
+fn reader(io: &Io, index: usize) -> fs::File {
+    fs::File::options().read(true).custom_flags(libc::O_NONBLOCK).open(io.path(index)).unwrap()
+}
+
+/// Reads until `enough` finds something in what has come.
+fn read_until<T>(output: &mut fs::File, what: &str, enough: impl Fn(&[u8]) -> Option<T>) -> T {
+    let mut seen = Vec::new();
+    until(what, || {
+        let mut part = [0; 256];
+        // EAGAIN: nothing there yet.
+        let length = output.read(&mut part).unwrap_or(0);
+        seen.extend(&part[..length]);
+        enough(&seen)
+    })
+}
+
+fn first_number(output: &mut fs::File) -> u32 {
+    read_until(output, "a number", |seen| seen.contains(&b'\n').then(|| numbers(seen)[0]))
+}
+
+fn shows(output: &mut fs::File, words: &str) {
+    read_until(output, words, |seen| String::from_utf8_lossy(seen).contains(words).then_some(()));
+}
+
 fn numbers(output: &[u8]) -> Vec<u32> {
     // The last line may be cut.
     String::from_utf8_lossy(output).lines().filter_map(|line| line.trim().parse().ok()).collect()
@@ -67,7 +93,7 @@ pub fn restored_where_it_was(daemon: &Daemon) {
     let mut client = written(daemon, &images, COUNT, &first);
     let before = numbers(&before.join().unwrap());
 
-    let (after, _errors) = (second.read(1), second.read(2));
+    let (mut after, _errors) = (reader(&second, 1), reader(&second, 2));
     assert_eq!(create_from(daemon, &mut client, &images, &second), Ok(0), "there is no process yet");
     let state = client.state("c", "").unwrap();
     assert_eq!((state.pid, state.status.unwrap()), (0, Status::CREATED));
@@ -89,6 +115,8 @@ pub fn restored_where_it_was(daemon: &Daemon) {
     assert_eq!(client.start("c", "").unwrap_err().text, "cannot start a running process");
     assert_eq!(client.run_exec("c", "e", "exit 4"), 4);
     client.delete("c", "e").unwrap();
+    let (last, next) = (before[before.len() - 1], first_number(&mut after));
+    assert!(last > 0 && (last..=last + 1).contains(&next), "{last}, then {next}");
     client.stats("c").unwrap();
     client.pause("c").unwrap();
     assert_eq!(status(&mut client, "c", ""), Status::PAUSED);
@@ -98,9 +126,6 @@ pub fn restored_where_it_was(daemon: &Daemon) {
     let deleted = client.delete("c", "").unwrap();
     assert_eq!((deleted.pid, deleted.exit_status), (pid, 137));
 
-    let after = numbers(&after.join().unwrap());
-    let (last, next) = (before[before.len() - 1], after[0]);
-    assert!(last > 0 && (last..=last + 1).contains(&next), "{last}, then {next}");
     assert!(!daemon.is_mounted("c") && !daemon.state_dir("c").exists() && daemon.cgroups("c").is_empty());
     let topics = || daemon.events().topics("c");
     until("both deletes", || (topics().iter().filter(|t| *t == "delete").count() == 2).then_some(()));
@@ -165,7 +190,7 @@ pub fn terminal_of_a_restored_container(daemon: &Daemon) {
         return;
     }
     let (images, first, second) = (images(daemon), daemon.io("first", true), daemon.io("second", true));
-    let before = first.read(1);
+    let (mut before, mut after) = (reader(&first, 1), reader(&second, 1));
     let script = "while read -r line; do echo \"got $line\"; done";
     daemon.make_bundle("c", script, |config| config["process"]["terminal"] = true.into());
     let mut client = Client::connect(&daemon.start_shim("c"));
@@ -173,26 +198,20 @@ pub fn terminal_of_a_restored_container(daemon: &Daemon) {
     client.start("c", "").unwrap();
     let mut stdin = first.stdin();
     stdin.write_all(b"one\n").unwrap();
-    std::thread::sleep(Duration::from_millis(300));
+    shows(&mut before, "got one");
     client.checkpoint("c", &images, exiting()).unwrap();
     client.wait("c", "");
     client.delete("c", "").unwrap();
     drop(stdin);
-    let before = String::from_utf8(before.join().unwrap()).unwrap();
-    assert!(before.contains("got one"), "{before:?}");
 
-    let after = second.read(1);
     assert_eq!(create_from(daemon, &mut client, &images, &second), Ok(0));
     client.resize("c", "", 99, 33).unwrap();
     client.start("c", "").unwrap();
     let mut stdin = second.stdin();
     stdin.write_all(b"two\n").unwrap();
     client.resize("c", "", 100, 40).unwrap();
-    std::thread::sleep(Duration::from_millis(300));
+    shows(&mut after, "got two");
     client.finish("c");
-    drop(stdin);
-    let after = String::from_utf8(after.join().unwrap()).unwrap();
-    assert!(after.contains("got two"), "{after:?}");
 }
 
 /// A file that has another name than it was opened by is what CRIU refuses.
@@ -278,12 +297,12 @@ pub fn failed_restore_leaves_nothing(daemon: &Daemon) {
     until("the end of all children", || children(shim).is_empty().then_some(()));
     // What was missing is there: the next Start finds all it needs.
     fs::rename(&hidden, images.join("pstree.img")).unwrap();
-    let (output, _errors) = (io.read(1), io.read(2));
+    let (mut output, _errors) = (reader(&io, 1), reader(&io, 2));
     client.start("c", "").unwrap();
     assert_eq!(client.run_exec("c", "e", "exit 4"), 4);
     client.delete("c", "e").unwrap();
+    assert!(first_number(&mut output) > 0);
     client.finish("c");
-    assert!(!numbers(&output.join().unwrap()).is_empty());
 }
 
 pub fn created_checkpoint_that_is_deleted(daemon: &Daemon) {
@@ -291,10 +310,7 @@ pub fn created_checkpoint_that_is_deleted(daemon: &Daemon) {
     let address = daemon.start_shim("c");
     let mut client = Client::connect(&address);
     let io = daemon.io("c", false);
-    // As containerd does: nobody waits in an open for a writer that has been and gone.
-    let open =
-        |index| fs::File::options().read(true).custom_flags(libc::O_NONBLOCK).open(io.path(index)).unwrap();
-    let (mut output, _errors) = (open(1), open(2));
+    let (mut output, _errors) = (reader(&io, 1), reader(&io, 2));
     assert_eq!(create_from(daemon, &mut client, &images(daemon), &io), Ok(0));
     let (shim, wait) = (client.shim_pid(), client.send_wait("c", ""));
     let deleted = client.delete("c", "").unwrap();
@@ -316,6 +332,41 @@ pub fn created_checkpoint_of_a_killed_shim(daemon: &Daemon) {
     kill_shim(&mut client);
     assert_eq!(daemon.delete_command("c").exit_status, 137);
     assert!(!daemon.is_mounted("c"));
+}
+
+/// CRIU, which has lost its runtime, lets go of what it was writing.
+pub fn killed_checkpoint_worker_leaves_it_running(daemon: &Daemon) {
+    if !has_criu(daemon, "killed_checkpoint_worker_leaves_it_running") {
+        return;
+    }
+    let images = images(daemon);
+    let mut client = daemon.created("c", COUNT, &Io::none());
+    let init = client.start("c", "").unwrap();
+    let shim = client.shim_pid();
+    let request = pb::CheckpointTaskRequest {
+        id: "c".into(),
+        path: images.display().to_string(),
+        ..Default::default()
+    };
+    let mut killed = 0;
+    for round in 0..kills() {
+        let checkpoint = client.send(V2, "Checkpoint", &request);
+        let worker = until("the worker", || children(shim).into_iter().find(|pid| *pid != init));
+        std::thread::sleep(Duration::from_millis(16 * round));
+        // It may have ended, and be reaped.
+        let _ = nix::sys::signal::kill(nix::unistd::Pid::from_raw(worker as i32), Signal::SIGKILL);
+        if let Err(refusal) = client.receive::<pb::Empty>(checkpoint) {
+            assert!(refusal.text.contains("the worker was killed by signal 9"), "{}", refusal.text);
+            killed += 1;
+        }
+        assert_eq!(status(&mut client, "c", ""), Status::RUNNING, "after {round} rounds");
+        assert_eq!(client.run_exec("c", "e", "exit 4"), 4, "after {round} rounds");
+        client.delete("c", "e").unwrap();
+        until("the end of what it had started", || (children(shim) == [init]).then_some(()));
+    }
+    assert!(killed > 0, "every worker was quicker");
+    client.checkpoint("c", &images, CheckpointOptions::default()).unwrap();
+    client.finish("c");
 }
 
 /// Whatever the worker was about: no process, state or cgroup is left, and the next Start does it.

@@ -129,6 +129,7 @@ pub const DIFFERENCES: &[Difference] = &[
         "it has eleven threads and more, and wakes up for its garbage",
     ),
     not_asked("killed_restore_worker_leaves_nothing", "Go's shim has no workers"),
+    not_asked("killed_checkpoint_worker_leaves_it_running", "Go's shim has no workers"),
     not_asked(
         "killed_shim_in_the_middle_of_restore",
         "runc's delete removes the files of a rootfs that a killed restore has left mounted in its state",
