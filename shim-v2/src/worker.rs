@@ -9,7 +9,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use davit::sys::fs::{CloseRange, adopt, close_range, dup_onto};
-use davit::sys::prctl::{set_child_subreaper, set_pdeathsig, set_thp_disable};
+use davit::sys::prctl::{die_with, set_child_subreaper, set_thp_disable};
 use davit::sys::process::{Exit, Fork, WaitFor, WaitMode, exit_now, fork, wait};
 use davit::sys::signal::{BrokenPipe, set_broken_pipe};
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
@@ -45,11 +45,12 @@ pub fn spawn(
     job: impl FnOnce(Option<OwnedFd>) -> Outcome<i32>,
 ) -> io::Result<Worker> {
     let (result, theirs) = pipe2(OFlag::O_CLOEXEC)?;
+    let shim = std::process::id() as i32;
     match fork()? {
         Fork::Parent { pidfd, .. } => Ok(Worker { pidfd, result }),
         Fork::Child => {
             log::set_max_level(log::LevelFilter::Off);
-            let code = match enter(&stdio, console.as_ref(), &theirs) {
+            let code = match enter(shim, &stdio, console.as_ref(), &theirs) {
                 Ok((console, mut result)) => {
                     // Unwinding out of here would run the shim's loop twice.
                     let outcome = catch_unwind(AssertUnwindSafe(|| job(console)))
@@ -65,6 +66,7 @@ pub fn spawn(
 
 /// Makes the forked copy of the shim a plain process: default signals, and no descriptor but its own.
 fn enter(
+    shim: i32,
     stdio: &ContainerSide,
     console: Option<&OwnedFd>,
     result: &OwnedFd,
@@ -74,9 +76,8 @@ fn enter(
     // starts gets the default again.
     set_broken_pipe(BrokenPipe::Ignore)?;
     set_child_subreaper(true)?;
-    // A worker of a killed shim must not go on behind the back of `delete`. (A shim that ended before this line
-    // had not told anybody of the call.)
-    set_pdeathsig(libc::SIGKILL)?;
+    // A worker of a killed shim must not go on behind the back of `delete`.
+    die_with(shim)?;
     // The shim lives without huge pages; the setting is inherited, and containers are to have theirs.
     set_thp_disable(false)?;
     let standard = [(&stdio.stdin, 0), (&stdio.stdout, 1), (&stdio.stderr, 2)];

@@ -14,7 +14,7 @@ use crate::plan::{IdMaps, Mount, MountIdMap, MountSource, MountUserns, Plan, Ste
 use crate::rootfs::{Prepared, open_source};
 use crate::sys::mount::{MountAttr, Reach, mount_setattr};
 use crate::sys::prctl;
-use crate::sys::process::{Fork, WaitFor, WaitMode, clone3, pidfd_send_signal, wait};
+use crate::sys::process::{Fork, WaitFor, WaitMode, clone3, exit_now, pidfd_send_signal, wait};
 
 /// Where the mounts are made.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -224,12 +224,13 @@ fn open(path: &Path) -> Result<OwnedFd, Failure> {
 /// EPERM, EINVAL for maps that overlap.
 pub fn user_namespace(maps: &IdMaps) -> Result<OwnedFd, Failure> {
     let during = "make user namespace";
+    let parent = std::process::id() as i32;
     match clone3(libc::CLONE_NEWUSER as u64, None).during(during, String::new)? {
         Fork::Child => {
-            let _ = prctl::set_pdeathsig(libc::SIGKILL);
-            loop {
+            while prctl::die_with(parent).is_ok() {
                 nix::unistd::pause();
             }
+            exit_now(1)
         }
         Fork::Parent { pid, pidfd } => {
             let result =

@@ -42,6 +42,18 @@ pub fn set_pdeathsig(signal: i32) -> io::Result<()> {
     prctl(libc::PR_SET_PDEATHSIG, signal as libc::c_ulong, 0).map(drop)
 }
 
+/// Ends this process with SIGKILL when the thread that forked it ends. `parent` is the number of that thread's process,
+/// which is asked for before the fork, and in the same pid namespace.
+///
+/// # Errors
+/// ESRCH when the parent had ended before: it would never be told then.
+pub fn die_with(parent: i32) -> io::Result<()> {
+    set_pdeathsig(libc::SIGKILL)?;
+    // SAFETY: takes nothing and can't fail.
+    let now = unsafe { libc::getppid() };
+    if now == parent { Ok(()) } else { Err(io::Error::from_raw_os_error(libc::ESRCH)) }
+}
+
 /// PR_SET_CHILD_SUBREAPER (kernel 3.4).
 ///
 /// # Errors
@@ -185,4 +197,23 @@ pub fn keyctl_setperm(serial: i32, perm: u32) -> io::Result<()> {
     const KEYCTL_SETPERM: libc::c_int = 5;
     // SAFETY: integers only.
     check(unsafe { libc::syscall(libc::SYS_keyctl, KEYCTL_SETPERM, serial, perm) }).map(drop)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::process::CommandExt;
+    use std::process::{Command, id};
+
+    /// As if the parent had ended between the fork and the call, and the child had another one now.
+    #[test]
+    fn a_parent_that_is_gone_already_is_noticed() {
+        let run_below = |parent: i32| {
+            let mut command = Command::new("true");
+            // SAFETY: in the forked child: two system calls, no allocation, no lock.
+            unsafe { command.pre_exec(move || super::die_with(parent)) };
+            command.status().map(|status| status.success()).map_err(|error| error.raw_os_error())
+        };
+        assert_eq!(run_below(id() as i32), Ok(true));
+        assert_eq!(run_below(-1), Err(Some(libc::ESRCH)));
+    }
 }

@@ -394,8 +394,9 @@ pub fn with_private_bind(command: &mut std::process::Command, from: CString, ont
 /// Ends a command's program when the calling process ends: nobody would take its result.
 pub fn die_with_parent(command: &mut std::process::Command) {
     use std::os::unix::process::CommandExt;
-    // SAFETY: in the forked child: one system call, no allocation, no lock.
-    unsafe { command.pre_exec(|| super::prctl::set_pdeathsig(libc::SIGKILL)) };
+    let parent = std::process::id() as i32;
+    // SAFETY: in the forked child: two system calls, no allocation, no lock.
+    unsafe { command.pre_exec(move || super::prctl::die_with(parent)) };
 }
 
 /// Whether this program was executed by a descriptor (execveat(2) with AT_EMPTY_PATH), as its auxiliary

@@ -106,6 +106,10 @@ pub const DIFFERENCES: &[Difference] = &[
         "a_stalled_event_service_holds_nobody",
         "the event that was not answered in time is lost or late",
     ),
+    sometimes(
+        "oom_kills_of_children_are_told_while_init_runs",
+        "it tells each notification, with a victim or without",
+    ),
     sometimes("refused_exits_are_tried_again", "a later event overtakes one that was refused"),
     sometimes(
         "events_survive_twenty_seconds_without_a_daemon",

@@ -222,7 +222,7 @@ pub fn oom_kills_of_children_are_told_while_init_runs(daemon: &Daemon) {
         assert_eq!(client.run_exec("c", &exec, "exec dd if=/dev/zero of=/dev/null bs=200M count=1"), 137);
         let told = || daemon.events().topics("c").iter().filter(|topic| *topic == "oom").count();
         until("the OOM event", || (told() >= round).then_some(()));
-        assert_eq!(told(), round);
+        assert_eq!(told(), round, "one event of one kill");
     }
     client.finish("c");
 }

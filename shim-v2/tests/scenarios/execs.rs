@@ -34,6 +34,9 @@ pub fn execs_leave_nothing_behind_in_the_shim(daemon: &Daemon) {
     let children = || fs::read_to_string(format!("/proc/{shim}/task/{shim}/children")).unwrap();
     // The event connection is made by the first event; it stays.
     daemon.events().wait("/tasks/start", "c");
+    // What Start had begun is over: init is the only child, and the shim has come to the next request.
+    until("the end of start's worker", || (children().split_whitespace().count() == 1).then_some(()));
+    client.state("c", "").unwrap();
     let (files, alone) = (open_files(), children());
     for n in 0..30 {
         let (io, exec) = (daemon.io(&format!("e{n}"), n % 2 == 0), format!("e{n}"));
