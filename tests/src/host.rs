@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::fs;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::Mutex;
 use std::time::{Duration, Instant};
@@ -128,9 +129,14 @@ pub fn cgroups_named(name: &str) -> Vec<PathBuf> {
             }
         }
     }
-    let mut found = Vec::new();
+    let (mut found, mut searched) = (Vec::new(), Vec::new());
     for root in cgroup_roots() {
-        search(&root, name, 3, &mut found);
+        // One that is mounted more than once (as a criu leaves it that was killed) is searched once.
+        let device = fs::metadata(&root).map(|meta| meta.dev()).ok();
+        if !searched.contains(&device) {
+            search(&root, name, 3, &mut found);
+            searched.push(device);
+        }
     }
     found
 }
