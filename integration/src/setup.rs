@@ -73,6 +73,16 @@ impl Release {
     }
 }
 
+/// The folder of CRIU, once it says that it works here.
+pub fn criu() -> Result<PathBuf> {
+    let bin = Release::Criu.bin()?;
+    let check = Command::new(bin.join("criu")).arg("check").output().context("criu check")?;
+    if !check.status.success() {
+        bail!("criu check fails: {}", last_line(&check.stderr));
+    }
+    Ok(bin)
+}
+
 fn last_line(text: &[u8]) -> String {
     String::from_utf8_lossy(text).lines().last().unwrap_or("no message").to_owned()
 }

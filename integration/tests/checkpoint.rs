@@ -20,7 +20,7 @@ fn criu(releases: &[Release]) -> Result<PathBuf, String> {
     for release in releases {
         release.bin().map_err(|e| format!("packages of {release:?}: {e:#}"))?;
     }
-    Release::Criu.bin().map_err(|e| format!("packages of {:?}: {e:#}", Release::Criu))
+    setup::criu().map_err(|e| format!("CRIU: {e:#}"))
 }
 
 fn count(said: &str) -> Option<u32> {

@@ -114,7 +114,7 @@ pub fn plugins() -> Result<PathBuf> {
 /// CRIU, where containerd's CRI has checkpoints: from 2.0 on.
 pub fn criu(release: Release) -> Result<PathBuf> {
     ensure!(release == Release::Sid, "CRI of {release:?} has no checkpoints");
-    Release::Criu.bin()
+    setup::criu()
 }
 
 impl Node {

@@ -508,26 +508,6 @@ pub fn go_dir() -> Result<PathBuf, String> {
     Ok(runc.parent().unwrap().to_owned())
 }
 
-/// The folder of Debian unstable's CRIU.
-///
-/// # Errors
-/// Why it can't be had.
-pub fn criu_dir() -> Result<PathBuf, String> {
-    static DIR: OnceLock<Result<PathBuf, String>> = OnceLock::new();
-    let unpack = || {
-        let script = concat!(env!("CARGO_MANIFEST_DIR"), "/../hack/debian-tree");
-        let packages = ["--name", "criu-sid", "sid", "criu"];
-        let output = Command::new(script).args(packages).output().map_err(|e| format!("{script}: {e}"))?;
-        match output.status.success() {
-            true => Ok(Path::new(String::from_utf8_lossy(&output.stdout).trim()).join("bin")),
-            false => {
-                Err(String::from_utf8_lossy(&output.stderr).lines().last().unwrap_or_default().to_owned())
-            }
-        }
-    };
-    DIR.get_or_init(unpack).clone()
-}
-
 /// Random numbers that a seed repeats (xorshift64).
 #[derive(Clone, Debug)]
 pub struct Random(u64);

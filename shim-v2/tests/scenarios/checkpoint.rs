@@ -11,10 +11,10 @@ const COUNT: &str = "i=0; while :; do i=$((i+1)); echo $i; sleep 0.05; done";
 
 /// Lets the shim find CRIU; false, and says why, where there is none.
 fn has_criu(daemon: &Daemon, scenario: &str) -> bool {
-    match criu_dir() {
+    match davit_tests::criu::criu() {
         Ok(dir) => daemon.programs.set(dir).is_ok(),
         Err(e) => {
-            eprintln!("SKIPPED {scenario}: no criu of Debian unstable: {e}");
+            eprintln!("SKIPPED {scenario}: {e}");
             false
         }
     }
