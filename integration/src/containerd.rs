@@ -49,6 +49,8 @@ pub struct Options {
     pub config: Option<String>,
     /// Programs that the daemon and its runtimes find besides.
     pub programs: Option<PathBuf>,
+    /// Temporary files are in the daemon's folder: containerd leaves there for ever what it restores a container from.
+    pub own_temporary_files: bool,
 }
 
 /// A running daemon. Its end removes all that its tests left, so that one failure does not cause the next.
@@ -284,6 +286,9 @@ fn spawn(programs: &Path, dir: &Path, options: &Options) -> Result<Child> {
         None => Command::new(&program),
     };
     command.arg("--config").arg(dir.join("config.toml")).env("PATH", path(programs, dir, options));
+    if options.own_temporary_files {
+        command.env("TMPDIR", dir).env_remove("XDG_RUNTIME_DIR");
+    }
     Ok(command.stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log).spawn()?)
 }
 

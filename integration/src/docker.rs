@@ -59,7 +59,13 @@ impl Docker {
         daemon_json["experimental"] = json!(more.is_some());
         let net = Arc::new(PrivateNet::new()?);
         let drop_in = through == Through::DropIn;
-        let options = Options { net: Some(Arc::clone(&net)), drop_in, config: None, programs: more };
+        let options = Options {
+            net: Some(Arc::clone(&net)),
+            drop_in,
+            config: None,
+            own_temporary_files: more.is_some(),
+            programs: more,
+        };
         let containerd = Containerd::with(release, options)?;
         let programs = release.bin()?;
         let dir = containerd.dir().join("docker");

@@ -38,7 +38,8 @@ fn by_ctr(release: Release, runtime_config: &str) {
         Ok(programs) => programs,
         Err(reason) => skip!("{reason}"),
     };
-    let options_of_daemon = Options { programs: Some(programs), ..Options::default() };
+    let options_of_daemon =
+        Options { programs: Some(programs), own_temporary_files: true, ..Options::default() };
     let daemon = Containerd::with(release, options_of_daemon).expect("containerd");
     let (id, other) = (daemon.id(), daemon.id());
     let (mut options, config) = (vec!["-d", "--null-io"], daemon.dir().join("runtime.toml"));

@@ -124,7 +124,8 @@ impl Node {
         let net = Arc::new(PrivateNet::new()?);
         // The test of checkpoints says why they can't be had.
         let programs = criu(release).ok();
-        let options = Options { net: Some(Arc::clone(&net)), drop_in: false, config: Some(config), programs };
+        let net_option = Some(Arc::clone(&net));
+        let options = Options { net: net_option, config: Some(config), programs, ..Options::default() };
         let containerd = Containerd::with(release, options)?;
         let network = NETWORK.replace("DIR", &containerd.dir().to_string_lossy());
         fs::create_dir_all(containerd.dir().join("cni"))?;
