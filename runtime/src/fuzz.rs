@@ -37,6 +37,7 @@ pub const TARGETS: &[(&str, Run)] = &[
     ("dbus", crate::cgroup::fuzz::dbus),
     ("hook-output", hook_output),
     ("channel", channel),
+    ("criu", crate::criu::fuzz),
 ];
 
 /// Messages for people are one line, whatever is quoted in them.

@@ -99,7 +99,13 @@ impl CriuWorld {
         let port = free_port();
         let port_word = port.to_string();
         let words = ["page-server", "--address", "127.0.0.1", "--port", &port_word, "--images-dir"];
-        self.daemon(&words, images, port)
+        let server = self.daemon(&words, images, port);
+        // Not by connecting: it serves one client.
+        let listening = format!(":{port:04X} 00000000:0000 0A ");
+        wait_until("the page server", || {
+            std::fs::read_to_string("/proc/net/tcp").is_ok_and(|table| table.contains(&listening))
+        });
+        server
     }
 
     fn daemon(&self, words: &[&str], images: &Path, port: u16) -> Criu {

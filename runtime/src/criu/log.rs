@@ -24,6 +24,10 @@ pub(super) fn errors(path: &Path) -> Option<String> {
 
 fn told(log: &str) -> String {
     let errors = log.lines().filter_map(|line| {
+        // Said without the mark of an error.
+        if let Some(at) = line.find("Can't connect to server") {
+            return line.get(at..);
+        }
         let (_, error) = line.split_once("Error (")?;
         // `Error (criu/mount.c:2955): words`
         let (_, words) = error.split_once("): ")?;
@@ -44,6 +48,7 @@ mod tests {
                    (00.09)      1: Error (criu/mount.c:2955): mnt: Can't create a temporary directory: Read-only file \
                    system\n(00.1) Error (criu/cr-restore.c:2331): Restoring FAILED.\n";
         assert_eq!(told(log), "mnt: Can't create a temporary directory: Read-only file system");
+        assert_eq!(told("(00.05) Can't connect to server 1.2.3.4:5\n"), "Can't connect to server 1.2.3.4:5");
         assert_eq!(told(""), "");
         assert_eq!(errors(Path::new("/nowhere/dump.log")), None);
     }

@@ -231,3 +231,16 @@ impl Criu {
         Ok(())
     }
 }
+
+/// What CRIU answers, and what its log says: a target of `hack/fuzz`.
+#[cfg(feature = "fuzz")]
+pub(crate) fn fuzz(data: &[u8], scratch: &std::path::Path) {
+    if let Some(response) = Response::decode(data) {
+        let error = finished(Kind::Restore, response).err();
+        drop(error.map(|error| error.to_string()));
+    }
+    let log = scratch.join("restore.log");
+    if std::fs::write(&log, data).is_ok() {
+        assert!(log::errors(&log).is_some_and(|errors| !errors.contains('\n')), "one line");
+    }
+}

@@ -6,7 +6,7 @@ use davit_tests::criu::CriuWorld;
 use davit_tests::{Container, wait_until};
 use serde_json::json;
 
-use super::{count, counting, counts_on};
+use super::{count, counting, counts_on, idle};
 
 /// A checkpoint is refused, the container runs on, and with the flag it and the restore work.
 fn needs(world: &CriuWorld, c: &Container<'_>, flag: &str, restores: bool) {
@@ -107,7 +107,8 @@ fn unlinked_files() {
     // A file that is gone under this name and there under another.
     bundle.set("/root/readonly", json!(false)).script(
         "echo kept >/tmp/first; exec 8</tmp/first; ln /tmp/first /tmp/second; rm /tmp/first; touch /tmp/ready; \
-         until test -e /tmp/go; do sleep 0.02; done; cat <&8 >/tmp/read; sleep 1000",
+         busybox mkfifo /tmp/never; exec 9<>/tmp/never; \
+         until test -e /tmp/go; do read -t 0.02 x <&9; done; cat <&8 >/tmp/read; sleep 1000",
     );
     let c = world.world.container(&bundle);
     world.run(&c);
@@ -147,7 +148,7 @@ fn modes_of_cgroups() {
 #[test]
 fn the_network_lock() {
     let Some(world) = CriuWorld::enter("checkpoint::the_network_lock") else { return };
-    let bundle = counting(&world);
+    let bundle = idle(&world);
     let c = world.world.container(&bundle);
     world.run(&c);
     for method in ["nftables", "skip"] {
@@ -163,20 +164,21 @@ fn the_network_lock() {
 #[test]
 fn memory_goes_to_a_page_server() {
     let Some(world) = CriuWorld::enter("checkpoint::memory_goes_to_a_page_server") else { return };
-    let bundle = counting(&world);
+    let bundle = idle(&world);
     let c = world.world.container(&bundle);
     world.run(&c);
-    counts_on(&bundle, 0);
     let images = world.world.path("img");
     fs::create_dir(&images).unwrap();
     let mut server = world.page_server(&images);
     let address = format!("127.0.0.1:{}", server.port);
-    world.checkpoint(&c, "img", &["--page-server", &address]).run().ok();
+    world.checkpoint(&c, "img", &["--leave-running", "--page-server", &address]).run().ok();
     server.wait();
     let names: Vec<_> = fs::read_dir(&images).unwrap().map(|entry| entry.unwrap().file_name()).collect();
     assert!(names.iter().any(|name| name.to_str().unwrap().starts_with("pages-")), "{names:?}");
+    c.stop();
+    c.simple("delete").ok();
     world.restore(&c, "img", &[]).run().ok();
-    counts_on(&bundle, count(&bundle));
+    assert_eq!(c.sh("cat /proc/1/comm"), "sleep");
     c.finish();
 }
 
