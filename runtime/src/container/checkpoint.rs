@@ -12,7 +12,7 @@ use super::idmap::is_ordinary_user;
 use super::lifecycle::{KILL_PATIENCE, Loaded, destroy, load, open_init, wait_for_end};
 use super::state::State;
 use super::{Error, Result, Runtime, Status, find_helper};
-use crate::criu::{self, CgroupsMode, Criu, Features, Kind, NetworkLock, Options, Request, Setup};
+use crate::criu::{self, CgroupsMode, Criu, Features, Kind, Mounts, NetworkLock, Options, Request, Setup};
 
 /// The file beside the images that says what stdio was, as runc writes it.
 pub(super) const DESCRIPTORS: &str = "descriptors.json";
@@ -104,6 +104,10 @@ fn dump(criu: &Criu, container: &Loaded, settings: &Settings, options: &Checkpoi
     let _init = open_init(state)?.ok_or(Error::NotRunning)?;
     let images = Images::make(&options.image_path, options.work_path.as_deref())?;
     let stdio = if options.pre_dump { Vec::new() } else { Descriptors::of(state) };
+    // When this process is killed CRIU goes on, or lets the container run again.
+    let setup = Setup { mounts: Mounts::Own, ..Setup::default() };
+    let mut swrk = criu.start(&setup)?;
+    let images = images.seen_by(swrk.pid())?;
     let mut request = Options {
         images_dir: images.dir.as_raw_fd(),
         work_dir: images.work.as_ref().map(AsRawFd::as_raw_fd),
@@ -138,7 +142,6 @@ fn dump(criu: &Criu, container: &Loaded, settings: &Settings, options: &Checkpoi
     }
     let kind = if options.pre_dump { Kind::PreDump } else { Kind::Dump };
     let mut status = options.status_fd;
-    let mut swrk = criu.start(&Setup::default())?;
     let done = criu::call(&mut swrk, &Request::with_options(kind, request), |notification| {
         if notification.script == "status-ready" {
             status.take().map_or(Ok(()), tell_ready)?;

@@ -20,7 +20,7 @@ use super::state::{Namespace, State, namespace_name};
 use super::{CreateOptions, Error, Result, Runtime, Started};
 use crate::cgroup::{Layout, Mode as CgroupMode};
 use crate::criu::{
-    self, CgroupsMode, Criu, Features, Kind, Notification, Options, Request, Setup, Stdio, Swrk,
+    self, CgroupsMode, Criu, Features, Kind, Mounts, Notification, Options, Request, Setup, Stdio, Swrk,
 };
 use crate::init::Context;
 use crate::plan::Step;
@@ -106,8 +106,9 @@ impl Restoring<'_> {
         std::fs::create_dir(&root).map_err(|e| Error::io("make directory", &root, e))?;
         clear(self.images, &[LOG, STATISTICS])?;
         let (namespaces, fds) = self.joined_namespaces()?;
-        let setup =
-            Setup { stdio: Stdio::Inherit, fds, bind: Some((making.plan.rootfs.clone(), root.clone())) };
+        let mounts = Mounts::OwnWith(making.plan.rootfs.clone(), root.clone());
+        // A restore that nobody takes is to be gone.
+        let setup = Setup { stdio: Stdio::Inherit, fds, mounts, dies_with_caller: true };
         let mut swrk = criu.start(&setup)?;
         drop(setup);
         let mut init = None;

@@ -14,7 +14,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 pub use rpc::{CgroupsMode, Features, Kind, NetworkLock, Options, Request, Response};
-pub use swrk::{Setup, Stdio, Swrk};
+pub use swrk::{Mounts, Setup, Stdio, Swrk};
 
 use crate::init::io_reason;
 

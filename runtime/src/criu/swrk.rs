@@ -19,7 +19,7 @@ use nix::sys::time::{TimeVal, TimeValLike};
 
 use super::{Error, Request, Response, Result};
 use crate::sys::fs::received;
-use crate::sys::process::{die_with_parent, only_stdio_and, with_private_bind};
+use crate::sys::process::{die_with_parent, only_stdio_and, with_private_mounts};
 
 /// The longest message that is taken. CRIU's own are below a page.
 const MESSAGE: usize = 64 << 10;
@@ -41,8 +41,22 @@ pub struct Setup {
     pub stdio: Stdio,
     /// Descriptors that it gets, under the same numbers.
     pub fds: Vec<OwnedFd>,
-    /// It runs in a mount namespace of its own with the first path, and all mounts below it, bound onto the second.
-    pub bind: Option<(PathBuf, PathBuf)>,
+    /// Where its mounts are made.
+    pub mounts: Mounts,
+    /// It is killed when the caller's process ends.
+    pub dies_with_caller: bool,
+}
+
+/// The mount namespace of CRIU, which mounts the cgroup hierarchies for itself and would leave them behind when killed.
+#[derive(Debug, Default)]
+pub enum Mounts {
+    /// The caller's: for requests that mount nothing.
+    #[default]
+    Callers,
+    /// One of its own.
+    Own,
+    /// One of its own, with the first path, and all mounts below it, bound onto the second.
+    OwnWith(PathBuf, PathBuf),
 }
 
 /// CRIU, serving one request.
@@ -70,15 +84,14 @@ impl Swrk {
         }
         let kept: Vec<RawFd> = setup.fds.iter().chain([&theirs]).map(AsRawFd::as_raw_fd).collect();
         only_stdio_and(&mut command, kept);
-        if let Some((from, onto)) = &setup.bind {
-            let text = |path: &PathBuf| {
-                CString::new(path.as_os_str().as_bytes()).map_err(|_| Error::Start {
-                    path: path.clone(),
-                    source: io::Error::from_raw_os_error(libc::EINVAL),
-                })
-            };
-            with_private_bind(&mut command, text(from)?, text(onto)?);
-            // A restore that nobody takes is to be gone; a dump goes on, or lets the container run again.
+        match &setup.mounts {
+            Mounts::Callers => {}
+            Mounts::Own => with_private_mounts(&mut command, None),
+            Mounts::OwnWith(from, onto) => {
+                with_private_mounts(&mut command, Some((c_string(from)?, c_string(onto)?)));
+            }
+        }
+        if setup.dies_with_caller {
             die_with_parent(&mut command);
         }
         let child = command.spawn().map_err(|source| Error::Start { path: program.to_owned(), source })?;
@@ -177,6 +190,13 @@ impl Swrk {
             None => Err(io::Error::from_raw_os_error(libc::ECHILD)),
         }
     }
+}
+
+fn c_string(path: &Path) -> Result<CString> {
+    CString::new(path.as_os_str().as_bytes()).map_err(|_| Error::Start {
+        path: path.to_owned(),
+        source: io::Error::from_raw_os_error(libc::EINVAL),
+    })
 }
 
 impl Drop for Swrk {

@@ -371,11 +371,11 @@ pub fn only_stdio_and(command: &mut std::process::Command, kept: Vec<RawFd>) {
     unsafe { command.pre_exec(settle) };
 }
 
-/// Gives a command's program a mount namespace of its own, in which `from` with all its mounts is bound onto `onto`;
-/// mounts of the caller's still arrive there.
-pub fn with_private_bind(command: &mut std::process::Command, from: CString, onto: CString) {
+/// Gives a command's program a mount namespace of its own; mounts of the caller's still arrive there. With `bind` the
+/// first path with all its mounts is bound onto the second there.
+pub fn with_private_mounts(command: &mut std::process::Command, bind: Option<(CString, CString)>) {
     use std::os::unix::process::CommandExt;
-    let bind = move || {
+    let enter = move || {
         let mount = |from: &CStr, onto: &CStr, flags: libc::c_ulong| {
             let none = std::ptr::null();
             // SAFETY: both strings outlive the call; there is no type and no data.
@@ -385,10 +385,10 @@ pub fn with_private_bind(command: &mut std::process::Command, from: CString, ont
         // SAFETY: changes only the namespace of this process, which has one thread.
         check(libc::c_long::from(unsafe { libc::unshare(libc::CLONE_NEWNS) }))?;
         mount(c"none", c"/", libc::MS_REC | libc::MS_SLAVE)?;
-        mount(&from, &onto, libc::MS_BIND | libc::MS_REC)
+        bind.as_ref().map_or(Ok(()), |(from, onto)| mount(from, onto, libc::MS_BIND | libc::MS_REC))
     };
     // SAFETY: in the forked child: three system calls, no allocation, no lock.
-    unsafe { command.pre_exec(bind) };
+    unsafe { command.pre_exec(enter) };
 }
 
 /// Ends a command's program when the calling process ends: nobody would take its result.

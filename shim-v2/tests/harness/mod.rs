@@ -486,6 +486,16 @@ impl Daemon {
         fs::read_to_string("/proc/self/mountinfo").unwrap().contains(&rootfs)
     }
 
+    /// Mount points of CRIU's below the test's directory: a killed one leaves the cgroup hierarchies mounted.
+    pub fn mounts_of_criu(&self) -> Vec<PathBuf> {
+        let table = fs::read_to_string("/proc/self/mountinfo").unwrap();
+        let points = table.lines().filter_map(|line| line.split(' ').nth(4)).map(PathBuf::from);
+        let is_criu_s = |point: &PathBuf| {
+            point.starts_with(self.dir.path()) && point.to_string_lossy().contains("/.criu.cgyard.")
+        };
+        points.filter(is_criu_s).collect()
+    }
+
     /// Checks that a shim ends and takes its socket with it.
     pub fn assert_gone(&self, pid: u32, address: &str) {
         until("the end of the shim", || (!alive(pid)).then_some(()));
@@ -577,6 +587,9 @@ impl Drop for Daemon {
             if UnixStream::connect(&path).is_err() {
                 let _ = fs::remove_file(path);
             }
+        }
+        for point in self.mounts_of_criu().iter().rev() {
+            let _ = nix::mount::umount2(point, nix::mount::MntFlags::MNT_DETACH);
         }
         remove_cgroups(&self.namespace);
     }

@@ -365,6 +365,9 @@ pub fn killed_checkpoint_worker_leaves_it_running(daemon: &Daemon) {
         until("the end of what it had started", || (children(shim) == [init]).then_some(()));
     }
     assert!(killed > 0, "every worker was quicker");
+    if daemon.shim.is_davit() && daemon.runtime == crate::harness::Runtime::Davit {
+        assert_eq!(daemon.mounts_of_criu(), Vec::<PathBuf>::new());
+    }
     client.checkpoint("c", &images, CheckpointOptions::default()).unwrap();
     client.finish("c");
 }
