@@ -1,4 +1,4 @@
-//! Whether a restored process is as isolated as its config says. Images say by themselves which namespaces,
+//! Whether restored processes are as isolated as their config says. Images say by themselves which namespaces,
 //! capabilities and filters their processes have, and whoever made them may want to be on the host.
 
 use std::os::unix::fs::MetadataExt;
@@ -9,7 +9,7 @@ use oci_spec::runtime::{LinuxNamespaceType, LinuxSeccompAction, Spec};
 use super::{Error, Result};
 use crate::spec::list;
 
-/// Each namespace of the config is one of its own, or the one of its path.
+/// Init is in the namespaces of the config: each is one of its own, or the one of its path.
 pub(super) fn namespaces(spec: &Spec, pid: i32) -> Result<()> {
     for namespace in spec.linux().as_ref().map(|linux| list(linux.namespaces())).unwrap_or_default() {
         let Some((_, word)) = super::state::namespace_name(namespace.typ()) else { continue };
@@ -31,23 +31,53 @@ pub(super) fn namespaces(spec: &Spec, pid: i32) -> Result<()> {
     Ok(())
 }
 
-/// It has no more rights than the config gives.
-pub(super) fn rights(spec: &Spec, pid: i32) -> Result<()> {
-    let path = PathBuf::from(format!("/proc/{pid}/status"));
-    let text = std::fs::read_to_string(&path).map_err(|e| Error::io("read", &path, e))?;
-    match excess(spec, &text) {
-        Some(what) => refused(format!("its images have {what}, which config.json does not allow")),
-        None => Ok(()),
+/// All of its threads have no more rights than the config gives, and it is in no namespace of the host's that init is
+/// not in. It may be in namespaces that it has made itself.
+pub(super) fn process(spec: &Spec, init: i32, pid: i32) -> Result<()> {
+    let namespace = |pid: i32, word: &str| identity(Path::new(&format!("/proc/{pid}/ns/{word}")));
+    for namespace_of in spec.linux().as_ref().map(|linux| list(linux.namespaces())).unwrap_or_default() {
+        let Some((_, word)) = super::state::namespace_name(namespace_of.typ()) else { continue };
+        let (found, hosts) = (namespace(pid, word)?, identity(&Path::new("/proc/self/ns").join(word))?);
+        if found == hosts && found != namespace(init, word)? {
+            return refused(format!(
+                "its images have a process in the host's {word} namespace, which config.json does not allow"
+            ));
+        }
     }
+    // In a user namespace that it has made, a process has capabilities over nothing of the container's.
+    let capabilities = namespace(pid, "user")? == namespace(init, "user")?;
+    let tasks = PathBuf::from(format!("/proc/{pid}/task"));
+    for task in std::fs::read_dir(&tasks).map_err(|e| Error::io("read", &tasks, e))? {
+        let path = task.map_err(|e| Error::io("read", &tasks, e))?.path().join("status");
+        let text = std::fs::read_to_string(&path).map_err(|e| Error::io("read", &path, e))?;
+        if let Some(what) = excess(spec, &text, capabilities) {
+            return refused(format!("its images have {what}, which config.json does not allow"));
+        }
+    }
+    Ok(())
 }
 
-/// What a /proc/PID/status shows that is more than the config allows.
-fn excess(spec: &Spec, status: &str) -> Option<&'static str> {
-    let value = |name: &str| {
-        status.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':')).unwrap_or_default().trim()
-    };
+/// Whether `pid` is `ancestor` or comes from it.
+pub(super) fn descends(mut pid: i32, ancestor: i32) -> bool {
+    while pid > 1 && pid != ancestor {
+        let text = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
+        pid = value(&text, "PPid").parse().unwrap_or(0);
+    }
+    pid == ancestor
+}
+
+/// A field of /proc/PID/status.
+fn value<'s>(status: &'s str, name: &str) -> &'s str {
+    let field = |line: &'s str| line.strip_prefix(name)?.strip_prefix(':');
+    status.lines().find_map(field).unwrap_or_default().trim()
+}
+
+/// What a thread's /proc/PID/status shows that is more than the config allows.
+fn excess(spec: &Spec, status: &str, capabilities: bool) -> Option<&'static str> {
+    let value = |name: &str| value(status, name);
     let process = spec.process().as_ref();
     let bounding = process.and_then(|process| process.capabilities().as_ref()?.bounding().as_ref());
+    let bounding = bounding.filter(|_| capabilities);
     if let Some(bounding) = bounding {
         let bit = |name: &oci_spec::runtime::Capability| {
             let name = format!("CAP_{}", name.to_string().to_uppercase().trim_start_matches("CAP_"));
@@ -96,14 +126,20 @@ mod tests {
         let status = |bounding: &str, privileges: &str, seccomp: &str| {
             format!("Name:\tx\nCapBnd:\t{bounding}\nNoNewPrivs:\t{privileges}\nSeccomp:\t{seccomp}\n")
         };
-        assert_eq!(excess(&strict, &status("0000000000000020", "1", "2")), None);
-        assert_eq!(excess(&strict, &status("0000000000000000", "1", "2")), None);
-        assert!(excess(&strict, &status("0000000000000021", "1", "2")).unwrap().contains("capabilities"));
-        assert!(excess(&strict, &status("0000000000000020", "0", "2")).unwrap().contains("noNewPrivileges"));
-        assert!(excess(&strict, &status("0000000000000020", "1", "0")).unwrap().contains("seccomp"));
-        assert!(excess(&strict, "").is_some());
+        assert_eq!(excess(&strict, &status("0000000000000020", "1", "2"), true), None);
+        assert_eq!(excess(&strict, &status("0000000000000000", "1", "2"), true), None);
+        assert!(
+            excess(&strict, &status("0000000000000021", "1", "2"), true).unwrap().contains("capabilities")
+        );
+        assert!(
+            excess(&strict, &status("0000000000000020", "0", "2"), true).unwrap().contains("noNewPrivileges")
+        );
+        assert!(excess(&strict, &status("0000000000000020", "1", "0"), true).unwrap().contains("seccomp"));
+        assert!(excess(&strict, "", true).is_some());
+        assert_eq!(excess(&strict, &status("000001ffffffffff", "1", "2"), false), None);
+        assert!(excess(&strict, &status("0000000000000020", "1", "0"), false).is_some());
         let open =
             spec(r#"{"ociVersion":"1.0.2","process":{"args":["x"],"cwd":"/","user":{"uid":0,"gid":0}}}"#);
-        assert_eq!(excess(&open, &status("000001ffffffffff", "0", "0")), None);
+        assert_eq!(excess(&open, &status("000001ffffffffff", "0", "0"), true), None);
     }
 }

@@ -147,7 +147,8 @@ impl Restoring<'_> {
         init: &mut Option<(i32, OwnedFd)>,
     ) -> Result<()> {
         let making = self.making;
-        self.enter_cgroup(swrk.pid())?;
+        let criu = swrk.pid();
+        self.enter_cgroup(criu)?;
         state.cgroup_paths = making.cgroup.paths();
         let images = self.images.seen_by(swrk.pid())?;
         let request = self.request(swrk.pid(), &images, stdio, namespaces, root)?;
@@ -166,15 +167,27 @@ impl Restoring<'_> {
                     isolation::namespaces(making.spec, pid)?;
                     self.record(pid, state)
                 }
-                // Its credentials and filters are restored last of all; it has not run yet.
+                // Credentials and filters are restored last of all; nothing has run yet.
                 "pre-resume" => match &init {
-                    Some((pid, pidfd)) => isolation::rights(making.spec, *pid).inspect_err(|_| end(pidfd)),
+                    Some((pid, pidfd)) => self.check_isolation(criu, *pid).inspect_err(|_| end(pidfd)),
                     None => Err(criu::Error::Unexpected.into()),
                 },
                 _ => Ok(()),
             }
         })
         .map(drop)
+    }
+
+    /// Every restored process is as isolated as the config says: init, and what else is in the cgroup but CRIU and its
+    /// helpers.
+    fn check_isolation(&self, criu: i32, init: i32) -> Result<()> {
+        let making = self.making;
+        let mut pids = if making.has_cgroup() { making.cgroup.pids()? } else { vec![init] };
+        pids.retain(|pid| *pid == init || !isolation::descends(*pid, criu));
+        if !pids.contains(&init) {
+            return Err(criu::Error::Unexpected.into());
+        }
+        pids.into_iter().try_for_each(|pid| isolation::process(making.spec, init, pid))
     }
 
     /// CRIU goes in first, so that all that it makes is in.

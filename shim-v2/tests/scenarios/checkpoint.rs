@@ -425,7 +425,10 @@ pub fn killed_shim_in_the_middle_of_restore(daemon: &Daemon) {
     }
     let images = images(daemon);
     let mut client = written(daemon, &images, COUNT, &Io::none());
+    let first = client.shim_pid();
     client.shutdown();
+    // Else the next one takes its place at an address that is about to go.
+    daemon.assert_gone(first, &daemon.address());
     let request = pb::StartRequest { id: "c".into(), ..Default::default() };
     for round in 0..kills() {
         let mut client = Client::connect(&daemon.start_shim("c"));

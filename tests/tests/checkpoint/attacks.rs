@@ -83,6 +83,20 @@ fn images_with_more_rights() {
         "capabilities in the bounding set",
     );
     restored_by(&|bundle| bundle.set("/process/noNewPrivileges", json!(false)), "no noNewPrivileges");
+    // Init is as it should be, its child is not.
+    let mut open = idle(&world);
+    open.set("/process/noNewPrivileges", json!(false));
+    open.script("sleep 1000 & exec busybox setpriv --nnp sleep 1000");
+    let c = world.world.container(&open);
+    world.run(&c);
+    let status = || fs::read_to_string(format!("/proc/{}/status", c.pid())).unwrap();
+    davit_tests::wait_until("init's new rights", || status().contains("NoNewPrivs:\t1"));
+    world.checkpoint(&c, "two", &[]).run().ok();
+    let strict = idle(&world);
+    let c = world.world.container(&strict);
+    let call = world.restore(&c, "two", &[]).run().exits(1);
+    assert!(call.error().contains("no noNewPrivileges"), "{}", call.error());
+    c.assert_nothing_left();
 }
 
 /// A restore by runc that was killed leaves the root file system mounted in the state directory.
