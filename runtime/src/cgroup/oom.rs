@@ -48,10 +48,15 @@ pub struct OomWatch {
 #[derive(Debug)]
 enum Notify {
     /// v2. The directory of the watched file is held open, since inotify takes a path.
-    Inotify(Inotify, Above),
+    Inotify(Inotify, Above, Modified),
     /// v1; the kernel drops the registration when the eventfd is closed.
     EventFd(EventFd, Unexplained),
 }
+
+/// When memory.events of v2 was last seen to change. The limit that is reached changes it before a victim is counted, and
+/// a change soon after another is notified late, so it may be the only one that is seen of a cgroup that goes.
+#[derive(Debug)]
+struct Modified(Option<Instant>);
 
 /// Notifications of v1 that no count has explained yet: the kernel notifies before it looks for a victim, here and in
 /// all cgroups below the one that is out of memory (mm/memcontrol-v1.c, `mem_cgroup_oom_notify`).
@@ -62,7 +67,7 @@ struct Unexplained {
 }
 
 /// The victim is counted in the call that notifies, but after the kernel's report is printed, which may take its time
-/// on a serial console. A notification that has no victim after this time had it elsewhere.
+/// on a serial console. A notification that has no victim after this time had it elsewhere, or none.
 const VICTIM: Duration = Duration::from_secs(1);
 
 /// Milliseconds that the notification of a cgroup's removal may take at most: it comes from a workqueue.
@@ -131,14 +136,19 @@ impl OomWatch {
     pub fn drain(&mut self) -> bool {
         let counted = count(&self.dir, self.file);
         let killed_at_last = match &mut self.notify {
-            Notify::Inotify(inotify, above) => {
-                let mut modified = false;
+            Notify::Inotify(inotify, above, modified) => {
                 // EAGAIN ends the queue; anything else can only be told by the count.
                 while let Ok(events) = inotify.read_events() {
-                    modified |= events.iter().any(|event| event.mask.contains(AddWatchFlags::IN_MODIFY));
+                    if events.iter().any(|event| event.mask.contains(AddWatchFlags::IN_MODIFY)) {
+                        modified.0 = Some(Instant::now());
+                    }
                 }
-                // In this order: the count above is brought up to date in any case.
-                above.has_more(self.file) && modified
+                let killed = above.has_more(self.file);
+                let recently = modified.0.is_some_and(|when| when.elapsed() < VICTIM);
+                if counted.map_or(killed, |now| now > self.seen) {
+                    modified.0 = None;
+                }
+                killed && recently
             }
             Notify::EventFd(eventfd, unexplained) => {
                 unexplained.add(eventfd);
@@ -201,7 +211,7 @@ impl Notify {
         // Through the open directory, so that it is the same cgroup.
         let path = format!("/proc/self/fd/{}/{file}", dir.as_fd().as_raw_fd());
         inotify.add_watch(path.as_str(), AddWatchFlags::IN_MODIFY).map_err(error)?;
-        Ok(Notify::Inotify(inotify, Above::of(dir, file)))
+        Ok(Notify::Inotify(inotify, Above::of(dir, file), Modified(None)))
     }
 
     fn by_eventfd(dir: &Dir, file: &'static str) -> Result<Notify, Error> {
@@ -217,7 +227,7 @@ impl Notify {
 impl AsFd for OomWatch {
     fn as_fd(&self) -> BorrowedFd<'_> {
         match &self.notify {
-            Notify::Inotify(inotify, _) => inotify.as_fd(),
+            Notify::Inotify(inotify, ..) => inotify.as_fd(),
             Notify::EventFd(eventfd, _) => eventfd.as_fd(),
         }
     }
