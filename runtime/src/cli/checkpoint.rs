@@ -138,15 +138,10 @@ fn page_server(text: &str) -> anyhow::Result<(String, u16)> {
 
 /// `--manage-cgroups-mode`.
 pub(super) fn cgroups_mode(matches: &ArgMatches) -> anyhow::Result<CgroupsMode> {
-    match text(matches, "manage-cgroups-mode") {
-        None | Some("soft") => Ok(CgroupsMode::Soft),
-        Some("full") => Ok(CgroupsMode::Full),
-        Some("strict") => Ok(CgroupsMode::Strict),
-        Some("ignore") => Ok(CgroupsMode::Ignore),
-        Some(other) => {
-            bail!("invalid manage-cgroups-mode value {other:?}: it must be soft, full, strict or ignore")
-        }
-    }
+    let name = text(matches, "manage-cgroups-mode").unwrap_or_default();
+    CgroupsMode::named(name).ok_or_else(|| {
+        anyhow!("invalid manage-cgroups-mode value {name:?}: it must be soft, full, strict or ignore")
+    })
 }
 
 /// `--empty-ns`: as in runc, network is the only one, and the contents of that are never restored.

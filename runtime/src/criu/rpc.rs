@@ -63,6 +63,18 @@ pub enum CgroupsMode {
 }
 
 impl CgroupsMode {
+    /// By the words of runc's `--manage-cgroups-mode`; none is `soft`.
+    #[must_use]
+    pub fn named(name: &str) -> Option<Self> {
+        match name {
+            "" | "soft" => Some(CgroupsMode::Soft),
+            "full" => Some(CgroupsMode::Full),
+            "strict" => Some(CgroupsMode::Strict),
+            "ignore" => Some(CgroupsMode::Ignore),
+            _ => None,
+        }
+    }
+
     fn number(self) -> u64 {
         match self {
             CgroupsMode::Ignore => 0,

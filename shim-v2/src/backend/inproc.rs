@@ -168,21 +168,11 @@ pub fn checkpoint(runtime: &Runtime, args: &CheckpointArgs, work: &Path) -> Outc
         ext_unix_sk: asked.external_unix_sockets,
         shell_job: asked.terminal,
         file_locks: asked.file_locks,
-        cgroups: cgroups_mode(&asked.cgroups_mode)?,
+        cgroups: CgroupsMode::named(&asked.cgroups_mode)
+            .ok_or_else(|| format!("invalid manage-cgroups-mode value {:?}", asked.cgroups_mode))?,
         ..CheckpointOptions::default()
     };
     logged(&args.bundle.join("log.json"), "", container::checkpoint(runtime, &args.id, &options))
-}
-
-/// The words of runc's `--manage-cgroups-mode`.
-fn cgroups_mode(name: &str) -> Outcome<CgroupsMode> {
-    match name {
-        "" | "soft" => Ok(CgroupsMode::Soft),
-        "full" => Ok(CgroupsMode::Full),
-        "strict" => Ok(CgroupsMode::Strict),
-        "ignore" => Ok(CgroupsMode::Ignore),
-        other => Err(format!("invalid manage-cgroups-mode value {other:?}")),
-    }
 }
 
 /// [`container::restore`] with the worker's descriptors 0 to 2.
