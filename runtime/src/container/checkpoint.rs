@@ -19,7 +19,7 @@ pub(super) const DESCRIPTORS: &str = "descriptors.json";
 /// CRIU's options for containers, when the annotation names no other file: runc's.
 const CONFIG_FILE: &str = "/etc/criu/runc.conf";
 /// The annotation that names another; an empty one means none.
-const CONFIG_ANNOTATION: &str = "org.criu.config";
+pub(super) const CONFIG_ANNOTATION: &str = "org.criu.config";
 /// CRIU's log of a dump.
 const LOG: &str = "dump.log";
 
@@ -129,7 +129,7 @@ fn dump(criu: &Criu, container: &Loaded, settings: &Settings, options: &Checkpoi
         empty_ns: EMPTY_NAMESPACES,
         external: external_namespaces(state)?,
         freeze_cgroup: freezer(state),
-        config_file: config_file(&state.annotations()),
+        config_file: config_file(state.annotations().get(CONFIG_ANNOTATION)),
         network_lock: options.network_lock.or_else(default_network_lock),
         ..Options::default()
     };
@@ -279,9 +279,9 @@ fn freezer(state: &State) -> Option<PathBuf> {
     paths.get("freezer").or_else(|| paths.get("").filter(|_| paths.len() == 1)).cloned()
 }
 
-/// The file of options that CRIU reads besides.
-pub(super) fn config_file(annotations: &std::collections::BTreeMap<String, String>) -> Option<PathBuf> {
-    let file = annotations.get(CONFIG_ANNOTATION).map_or(CONFIG_FILE, String::as_str);
+/// The file of options that CRIU reads besides, by what [`CONFIG_ANNOTATION`] says; an empty one is none.
+pub(super) fn config_file(annotation: Option<&String>) -> Option<PathBuf> {
+    let file = annotation.map_or(CONFIG_FILE, String::as_str);
     (!file.is_empty()).then(|| PathBuf::from(file))
 }
 

@@ -9,8 +9,8 @@ use nix::sys::socket::{ControlMessage, MsgFlags, sendmsg};
 use oci_spec::runtime::{LinuxNamespaceType, LinuxResources};
 
 use super::checkpoint::{
-    EMPTY_NAMESPACES, Images, clear, config_file, external_key, find_criu, needs_root, read_descriptors,
-    refuse, with_log,
+    CONFIG_ANNOTATION, EMPTY_NAMESPACES, Images, clear, config_file, external_key, find_criu, needs_root,
+    read_descriptors, refuse, with_log,
 };
 use super::create::{Making, cgroup_views, make};
 use super::criu_mounts::{RestoreMounts, obstacles};
@@ -216,6 +216,7 @@ impl Restoring<'_> {
     ) -> Result<Options> {
         let (making, options) = (self.making, self.options);
         let views = cgroup_views(making.runtime, &Layout::detect()?, making.cgroup);
+        let annotations = making.spec.annotations().as_ref();
         let devices = making.plan.steps.iter().filter_map(|step| match step {
             Step::Device(device) => Some(device.path.clone()),
             _ => None,
@@ -254,7 +255,7 @@ impl Restoring<'_> {
             cgroup_roots: cgroup_roots(pid)?,
             inherit_fds,
             join_ns: namespaces.joined.clone(),
-            config_file: config_file(&making.hook_state("", 0).annotations),
+            config_file: config_file(annotations.and_then(|all| all.get(CONFIG_ANNOTATION))),
             lsm_profile: options.lsm_profile.clone(),
             lsm_mount_context: options.lsm_mount_context.clone(),
             ..Options::default()
