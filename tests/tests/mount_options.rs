@@ -1,10 +1,12 @@
 //! Every option of a mount that runc and crun know, by what it does.
 
 use std::fs;
+use std::os::fd::AsFd;
 use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
+use davit::sys::xattr;
 use davit_tests::{Bundle, World};
 use serde_json::json;
 
@@ -253,7 +255,8 @@ fn tmpcopyup_copies_all_kinds() {
     let output = inside(&world, &mut bundle, script);
     let lines: Vec<_> = output.lines().collect();
     // runc loses the set-user-ID bit by its chown.
-    assert!(lines[0].ends_with("750 0 34 100000"), "{}", lines[0]);
+    let mode = if world.is_runc() { "750" } else { "4750" };
+    assert!(lines[0].ends_with(&format!("{mode} 0 34 100000")), "{}", lines[0]);
     assert_eq!(lines[1..], ["1777", "12 34", "/nowhere", "1"]);
     // Too small for the copy.
     let mut small = world.bundle();
@@ -262,6 +265,41 @@ fn tmpcopyup_copies_all_kinds() {
     let c = world.container(&small);
     c.run(&[]).fails(1, "no space left on device");
     c.assert_nothing_left();
+}
+
+#[test]
+fn tmpcopyup_copies_extended_attributes() {
+    let Some(world) = World::enter("tmpcopyup_copies_extended_attributes") else { return };
+    if world.is_runc() {
+        // runc leaves them behind, and with them the capabilities of the image's programs.
+        return;
+    }
+    let mut bundle = world.bundle();
+    let at = |name: &str| bundle.rootfs(&format!("mnt/{name}"));
+    fs::create_dir_all(at("dir")).unwrap();
+    fs::write(at("dir/program"), "x").unwrap();
+    fs::set_permissions(at("dir/program"), fs::Permissions::from_mode(0o755)).unwrap();
+    std::os::unix::fs::lchown(at("dir/program"), Some(12), Some(34)).unwrap();
+    // struct vfs_cap_data (capability(7)): revision 2 with the effective bit, CAP_NET_BIND_SERVICE permitted.
+    let mut capabilities = [0_u8; 20];
+    (capabilities[0], capabilities[3], capabilities[5]) = (1, 2, 0x04);
+    let attributes = [
+        ("dir/program", c"security.capability", capabilities.to_vec()),
+        ("dir/program", c"trusted.large", vec![b'x'; 3000]),
+        ("dir", c"trusted.empty", vec![]),
+    ];
+    for (name, attribute, value) in &attributes {
+        xattr::set(fs::File::open(at(name)).unwrap().as_fd(), attribute, value).unwrap();
+    }
+    bundle.mount("/mnt", "tmpfs", "tmpfs", &["tmpcopyup"]).args(&["sleep", "1000"]);
+    let c = world.container(&bundle).started();
+    for (name, attribute, value) in &attributes {
+        let copy = fs::File::open(format!("/proc/{}/root/mnt/{name}", c.pid())).unwrap();
+        let mut buffer = vec![0; 4000];
+        let length = xattr::get(copy.as_fd(), attribute, &mut buffer).unwrap();
+        assert_eq!(&buffer[..length], value, "{attribute:?} of {name}");
+    }
+    c.finish();
 }
 
 #[test]

@@ -20,6 +20,7 @@ pub mod seccomp;
 pub mod shared;
 pub mod signal;
 pub mod time;
+pub mod xattr;
 
 use std::io;
 
