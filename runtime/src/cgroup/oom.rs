@@ -70,8 +70,9 @@ struct Unexplained {
 /// on a serial console. A notification that has no victim after this time had it elsewhere, or none.
 const VICTIM: Duration = Duration::from_secs(1);
 
-/// Milliseconds that the notification of a cgroup's removal may take at most: it comes from a workqueue.
-const REMOVAL: u16 = 100;
+/// Milliseconds that the notification of a cgroup's removal may take at most: it comes from a workqueue, after a grace
+/// period of RCU, and both take their time on a machine that is busy.
+const REMOVAL: u16 = 1000;
 
 impl Unexplained {
     fn none() -> Unexplained {
@@ -180,8 +181,8 @@ impl OomWatch {
     }
 
     /// [`OomWatch::drain`] for the last time, when the processes have ended. Of a v1 cgroup that is gone too it is
-    /// known by the number of notifications whether there was a kill, so this waits for the removal's, a tenth of a
-    /// second at most.
+    /// known by the number of notifications whether there was a kill, so this waits for the removal's, a second at
+    /// most.
     pub fn drain_at_end(&mut self) -> bool {
         if self.drain() {
             return true;
