@@ -31,10 +31,7 @@ impl Bundle {
             fs::create_dir_all(rootfs.join(name)).expect("rootfs");
         }
         fs::set_permissions(rootfs.join("tmp"), fs::Permissions::from_mode(0o1777)).expect("chmod");
-        // By another process: a descriptor of ours that is open for writing could be inherited by a call that
-        // another test starts just then, and execve(2) would say ETXTBSY.
-        let copied = Command::new("cp").arg(BUSYBOX).arg(rootfs.join("bin/busybox")).status().expect("cp");
-        assert!(copied.success(), "busybox");
+        crate::copy_program(Path::new(BUSYBOX), &rootfs.join("bin/busybox"));
         for applet in APPLETS {
             symlink("busybox", rootfs.join("bin").join(applet)).expect("applet");
         }

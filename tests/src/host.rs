@@ -53,8 +53,8 @@ impl Drop for OwnCgroup {
     }
 }
 
-/// What the test has started may still be dying in it: EBUSY until then.
-fn remove_when_empty(cgroup: &Path) {
+/// Removes a cgroup. What the test has started may still be dying in it: EBUSY until then.
+pub fn remove_when_empty(cgroup: &Path) {
     let deadline = Instant::now() + Duration::from_secs(10);
     while fs::remove_dir(cgroup).is_err_and(|e| e.raw_os_error() == Some(libc::EBUSY))
         && Instant::now() < deadline
@@ -154,20 +154,38 @@ pub fn processes_in_cgroup(name: &str) -> BTreeSet<i32> {
     for entry in fs::read_dir("/proc").expect("/proc").flatten() {
         let Some(pid) = entry.file_name().to_str().and_then(|text| text.parse().ok()) else { continue };
         let cgroups = fs::read_to_string(entry.path().join("cgroup")).unwrap_or_default();
-        if cgroups.contains(name) && !is_zombie(pid) {
+        if cgroups.contains(name) && is_alive(pid) {
             found.insert(pid);
         }
     }
     found
 }
 
-/// Whether a process exists and has not ended.
+/// Pids and names of processes that have this variable (`NAME=value`) in their environment.
 #[must_use]
-pub fn is_alive(pid: i32) -> bool {
-    Path::new(&format!("/proc/{pid}")).exists() && !is_zombie(pid)
+pub fn processes_with(variable: &str) -> Vec<String> {
+    let mut found = Vec::new();
+    for entry in fs::read_dir("/proc").expect("/proc").flatten() {
+        let environment = fs::read(entry.path().join("environ")).unwrap_or_default();
+        if environment.split(|byte| *byte == 0).any(|other| other == variable.as_bytes()) {
+            let name = fs::read_to_string(entry.path().join("comm")).unwrap_or_default();
+            found.push(format!("{} {}", entry.file_name().to_string_lossy(), name.trim_end()));
+        }
+    }
+    found
 }
 
-fn is_zombie(pid: i32) -> bool {
+/// Whether a process exists and has not ended. A zombie that is reaped while it is looked at has ended.
+#[must_use]
+pub fn is_alive(pid: i32) -> bool {
     let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
-    stat.rsplit_once(") ").is_some_and(|(_, rest)| rest.starts_with(['Z', 'X']))
+    stat.rsplit_once(") ").is_some_and(|(_, rest)| !rest.starts_with(['Z', 'X']))
+}
+
+/// The command line of a process, its words ended by NUL. Empty of one that has ended, and for a moment while a
+/// program is executed: its memory is made after descriptors were closed, which is what a runtime waits for.
+#[must_use]
+pub fn command_line(pid: i32) -> String {
+    let line = fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+    String::from_utf8_lossy(&line).into_owned()
 }

@@ -9,8 +9,9 @@
 //! A test that can't run here prints `SKIPPED <test>: <reason>` and passes; `hack/test` counts those lines.
 #![forbid(unsafe_code)]
 
+use std::io::Write;
 use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::process::{Command, Stdio};
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
@@ -112,10 +113,7 @@ impl World {
         // The build may be below a directory that the user may not enter.
         let own = world.path("bin").join(world.runtime.file_name().expect("a file"));
         std::fs::create_dir(world.path("bin")).expect("bin");
-        // By another process: a descriptor that is open for writing here would be in the forks of other tests
-        // for a moment, and then the file could not be executed.
-        let copy = std::process::Command::new("cp").arg(&world.runtime).arg(&own).status();
-        assert!(copy.expect("cp").success());
+        copy_program(&world.runtime, &own);
         world.runtime = own;
         Some(world)
     }
@@ -200,6 +198,33 @@ fn built() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).with_file_name("target/bin/davit")
 }
 
+/// Copies a program that is to be executed.
+///
+/// By another process: a descriptor that is open for writing here would be in the forks of other tests for a moment,
+/// and execve(2) would say ETXTBSY.
+///
+/// # Panics
+/// When it can't be copied.
+pub fn copy_program(from: &Path, to: &Path) {
+    let copied = Command::new("cp").arg(from).arg(to).status().expect("cp");
+    assert!(copied.success(), "cp {} {}", from.display(), to.display());
+}
+
+/// Writes a script that is to be executed, by another process as in [`copy_program`].
+///
+/// # Panics
+/// When it can't be written.
+pub fn write_program(path: &Path, text: &str) {
+    let mut shell = Command::new("sh")
+        .args(["-c", "cat >\"$0\" && chmod 755 \"$0\""])
+        .arg(path)
+        .stdin(Stdio::piped())
+        .spawn()
+        .expect("sh");
+    shell.stdin.take().expect("pipe").write_all(text.as_bytes()).expect("script");
+    assert!(shell.wait().expect("sh").success(), "{}", path.display());
+}
+
 /// Prints the line that the test script counts.
 pub fn skip<T>(test: &str, reason: &str) -> Option<T> {
     println!("SKIPPED {test}: {reason}");
@@ -210,8 +235,9 @@ pub fn skip<T>(test: &str, reason: &str) -> Option<T> {
 #[must_use]
 pub fn unique(stem: &str) -> String {
     static COUNTER: AtomicUsize = AtomicUsize::new(0);
-    // The end mark keeps 4 from being a part of 41 where names are searched for.
-    format!("{stem}-{}-{}_", std::process::id(), COUNTER.fetch_add(1, Ordering::Relaxed))
+    // The end mark keeps 4 from being a part of 41 where names are searched for; with the zeros names that are made
+    // later come later in a list, and are as long.
+    format!("{stem}-{}-{:05}_", std::process::id(), COUNTER.fetch_add(1, Ordering::Relaxed))
 }
 
 /// Asks until the answer is yes.

@@ -7,11 +7,12 @@ use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
+use davit::sys::fs::{WinSize, pty_peer, pty_unlock, set_winsize};
 use nix::cmsg_space;
-use nix::fcntl::{FcntlArg, OFlag, fcntl};
+use nix::fcntl::{FcntlArg, OFlag, fcntl, open};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
-use nix::pty::{Winsize, openpty};
 use nix::sys::socket::{ControlMessageOwned, MsgFlags, UnixAddr, recvmsg};
+use nix::sys::stat::Mode;
 
 use crate::DEADLINE;
 
@@ -27,13 +28,17 @@ pub struct Pty {
 }
 
 impl Pty {
-    /// Opens one of this size.
+    /// Opens one of this size. Not by openpty(3), whose descriptors what another test starts just then would inherit
+    /// and hold open.
     #[must_use]
     pub fn open(rows: u16, cols: u16) -> Self {
-        let size = Winsize { ws_row: rows, ws_col: cols, ws_xpixel: 0, ws_ypixel: 0 };
-        let pair = openpty(Some(&size), None).expect("openpty");
-        let path = nix::unistd::ttyname(&pair.slave).expect("ttyname");
-        Pty { master: Terminal::new(pair.master), slave: pair.slave, path }
+        let flags = OFlag::O_RDWR | OFlag::O_NOCTTY | OFlag::O_CLOEXEC;
+        let master = open("/dev/ptmx", flags, Mode::empty()).expect("ptmx");
+        pty_unlock(master.as_fd()).expect("unlock");
+        let slave = pty_peer(master.as_fd(), flags.bits()).expect("slave");
+        set_winsize(slave.as_fd(), WinSize { rows, cols }).expect("size");
+        let path = nix::unistd::ttyname(&slave).expect("ttyname");
+        Pty { master: Terminal::new(master), slave, path }
     }
 
     /// Changes its size, as a terminal emulator does when its window is resized.

@@ -181,8 +181,10 @@ fn below_a_threaded_cgroup() {
         c.wait_for("stopped");
     }
     c.call("delete", &["--force"], &[]).run();
-    fs::remove_dir(top.join("t")).unwrap();
-    fs::remove_dir(&top).unwrap();
+    for dir in [top.join("t"), top] {
+        host::remove_when_empty(&dir);
+        assert!(!dir.exists(), "{}", dir.display());
+    }
     c.assert_nothing_left();
     made.unwrap();
 }

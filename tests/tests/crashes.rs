@@ -177,19 +177,6 @@ impl Crashes<'_> {
     }
 }
 
-/// Pids and names of processes that have the mark in their environment.
-fn marked(mark: &str) -> Vec<String> {
-    let mut found = Vec::new();
-    for entry in std::fs::read_dir("/proc").unwrap().flatten() {
-        let environment = std::fs::read(entry.path().join("environ")).unwrap_or_default();
-        if environment.split(|byte| *byte == 0).any(|variable| variable == mark.as_bytes()) {
-            let name = std::fs::read_to_string(entry.path().join("comm")).unwrap_or_default();
-            found.push(format!("{} {}", entry.file_name().to_string_lossy(), name.trim_end()));
-        }
-    }
-    found
-}
-
 fn number_from(variable: &str) -> Option<u64> {
     std::env::var(variable).ok().map(|text| text.parse().unwrap_or_else(|_| panic!("{variable}: {text:?}")))
 }
@@ -244,7 +231,7 @@ fn a_thousand_crashes_leave_nothing() {
     // A hook, or init whose runtime was killed, needs a moment to end. Nothing else may be alive, in whatever
     // cgroup or namespace: so no network namespace is held either (davit mounts none; other programs on the machine
     // may).
-    wait_until("the end of all processes", || marked(&mark).is_empty());
+    wait_until("the end of all processes", || host::processes_with(&mark).is_empty());
     let cgroups = host::cgroups_named(&crashes.prefix);
     assert!(cgroups.is_empty(), "seed {seed}: cgroups: {cgroups:?}");
     let scratch = scratch.to_str().unwrap();

@@ -2,7 +2,7 @@
 
 use std::fs;
 
-use davit_tests::{World, host, wait_until};
+use davit_tests::{World, host, wait_until, write_program};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use serde_json::json;
@@ -75,8 +75,7 @@ fn a_wrong_interpreter_is_told() {
     let Some(world) = World::enter("a_wrong_interpreter_is_told") else { return };
     let mut bundle = world.bundle();
     let script = bundle.rootfs("tmp/script");
-    fs::write(&script, "#!/nosuch/interpreter\n").unwrap();
-    std::process::Command::new("chmod").arg("755").arg(&script).status().unwrap();
+    write_program(&script, "#!/nosuch/interpreter\n");
     bundle.args(&["/tmp/script"]);
     let c = world.container(&bundle);
     let run = c.run(&[]).exits(1);

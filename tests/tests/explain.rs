@@ -5,7 +5,7 @@ use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 
-use davit_tests::{World, skip};
+use davit_tests::{World, copy_program, skip};
 use serde_json::{Value, json};
 
 fn enter(test: &str) -> Option<World> {
@@ -99,7 +99,7 @@ fn explaining_needs_no_root_and_changes_nothing() {
     // The scratch directory is root's alone.
     fs::set_permissions(world.path(""), fs::Permissions::from_mode(0o755)).unwrap();
     let davit = world.path("davit");
-    fs::copy(world.runtime(), &davit).unwrap();
+    copy_program(world.runtime(), &davit);
     let user = ["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups"];
     let words = ["explain", "--id", &c.id, bundle.dir().to_str().unwrap()];
     let call = world.call(&words).with(&davit).without_log().wrapper(&user).run().ok();

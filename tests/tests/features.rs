@@ -1,12 +1,11 @@
 //! `davit features`: each thing that it claims works when it is used, and what runc and crun claim is claimed.
 
 use std::fs;
-use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::process::Command;
 
 use davit_tests::sources::root;
-use davit_tests::{Bundle, Output, RUNC, World, skip};
+use davit_tests::{Bundle, Output, RUNC, World, skip, write_program};
 use serde_json::{Value, json};
 
 fn enter(test: &str) -> Option<World> {
@@ -210,8 +209,7 @@ fn claimed_capabilities_are_given() {
 fn claimed_hooks_run() {
     let Some(world) = enter("claimed_hooks_run") else { return };
     let script = world.path("hook.sh");
-    fs::write(&script, format!("#!/bin/sh\n: > {}/$1\n", world.path("").display())).unwrap();
-    fs::set_permissions(&script, fs::Permissions::from_mode(0o755)).unwrap();
+    write_program(&script, &format!("#!/bin/sh\n: > {}/$1\n", world.path("").display()));
     let dir = world.path("").to_str().unwrap().trim_end_matches('/').to_owned();
     for kind in list(&document(&world), "/hooks") {
         let mut bundle = world.bundle();

@@ -4,7 +4,7 @@ use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 
-use davit_tests::{Bundle, World};
+use davit_tests::{Bundle, World, host, unique, wait_until, write_program};
 use serde_json::{Value, json};
 
 const KINDS: [&str; 6] =
@@ -15,16 +15,14 @@ fn recorder(world: &World) -> String {
     let script = world.path("hook.sh");
     let dir = world.path("hooks");
     fs::create_dir_all(&dir).unwrap();
-    fs::write(
+    write_program(
         &script,
-        format!(
+        &format!(
             "#!/bin/sh\ncat > {0}/$1.json\necho $1 >> {0}/order\nreadlink /proc/self/ns/mnt > {0}/$1.mnt\n\
              echo \"$0 $#\" > {0}/$1.args\nenv > {0}/$1.env\npwd > {0}/$1.cwd\n",
             dir.display()
         ),
-    )
-    .unwrap();
-    fs::set_permissions(&script, fs::Permissions::from_mode(0o755)).unwrap();
+    );
     script.to_str().unwrap().to_owned()
 }
 
@@ -127,8 +125,7 @@ fn namespaces_arguments_and_environment() {
 }
 
 fn failing(path: &Path, body: &str) -> Value {
-    fs::write(path, format!("#!/bin/sh\n{body}\n")).unwrap();
-    fs::set_permissions(path, fs::Permissions::from_mode(0o755)).unwrap();
+    write_program(path, &format!("#!/bin/sh\n{body}\n"));
     json!([{"path": path}])
 }
 
@@ -190,18 +187,16 @@ fn failing_poststop_is_only_logged() {
 fn timeouts_end_hooks() {
     let Some(world) = World::enter("timeouts_end_hooks") else { return };
     let mut bundle = world.bundle();
-    let pid_file = world.path("hook.pid");
-    let script = format!("echo $$ > {}; exec sleep 1000", pid_file.display());
-    bundle.set(
-        "/hooks/createRuntime",
-        json!([{"path": "/bin/sh", "args": ["sh", "-c", script], "timeout": 1}]),
-    );
+    // Known by its environment: it may be stopped before it has done anything.
+    let mark = format!("MARK={}", unique("hook"));
+    let hook =
+        json!({"path": "/bin/sh", "args": ["sh", "-c", "exec sleep 1000"], "env": [mark], "timeout": 1});
+    bundle.set("/hooks/createRuntime", json!([hook]));
     let c = world.container(&bundle);
     let create = c.create(&[]);
     let words = if world.is_runc() { "hook ran past specified timeout of 1" } else { "timed out after 1 s" };
     create.fails(1, words);
-    let pid = fs::read_to_string(&pid_file).unwrap().trim().parse().unwrap();
-    davit_tests::wait_until("the hook's end", || !davit_tests::host::is_alive(pid));
+    wait_until("the hook's end", || host::processes_with(&mark).is_empty());
     c.assert_nothing_left();
 }
 
@@ -373,21 +368,15 @@ fn a_time_out_ends_what_the_hook_has_started() {
         return;
     }
     let mut bundle = world.bundle();
-    let pid_file = world.path("child.pid");
-    let script = format!("sleep 1000 & echo $! > {}; wait", pid_file.display());
-    let dir = world.path("").to_str().unwrap().to_owned();
-    bundle.mount(&dir, "bind", &dir, &["bind"]);
     for kind in ["prestart", "createContainer", "startContainer", "poststart"] {
-        let hook =
-            json!({"path": "/bin/sh", "args": ["sh", "-c", script], "env": ["PATH=/bin"], "timeout": 1});
+        // Both are known by their environment: the time may be over before there is a child.
+        let mark = format!("MARK={}", unique("hook"));
+        let args = ["sh", "-c", "sleep 1000 & wait"];
+        let hook = json!({"path": "/bin/sh", "args": args, "env": ["PATH=/bin", mark], "timeout": 1});
         bundle.set("/hooks", json!({kind: [hook]})).args(&["sleep", "1000"]);
         let c = world.container(&bundle);
         c.run(&["--detach"]).fails(1, &format!("error running {kind} hook #0: /bin/sh: timed out after 1 s"));
-        let pid = fs::read_to_string(&pid_file).unwrap().trim().parse().unwrap();
-        // Of the container's pid namespace it is no number here; its end is the namespace's.
-        if !kind.contains("Container") {
-            davit_tests::wait_until("the child's end", || !davit_tests::host::is_alive(pid));
-        }
+        wait_until("the end of both", || host::processes_with(&mark).is_empty());
         c.assert_nothing_left();
     }
 }

@@ -2,11 +2,10 @@
 //! states of older and newer ones.
 
 use std::fs;
-use std::io::Write;
-use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
+use std::process::Command;
 
-use davit_tests::{Bundle, Call, Container, World, host, wait_until};
+use davit_tests::{Bundle, Call, Container, World, copy_program, host, wait_until};
 use serde_json::{Value, json};
 
 fn sleeping(world: &World) -> Bundle {
@@ -23,12 +22,10 @@ fn enter(test: &str) -> Option<World> {
 /// Puts another build in the place of the installed binary, as a package manager does: a new file, renamed.
 fn install(world: &World, build: &str) -> PathBuf {
     let (installed, new) = (world.path("davit"), world.path("davit.new"));
-    fs::copy(world.runtime(), &new).unwrap();
-    // What follows an ELF's sections is not loaded.
-    let mut file = fs::OpenOptions::new().append(true).open(&new).unwrap();
-    file.write_all(build.as_bytes()).unwrap();
-    fs::set_permissions(&new, fs::Permissions::from_mode(0o755)).unwrap();
-    drop(file);
+    copy_program(world.runtime(), &new);
+    // What follows an ELF's sections is not loaded. By another process too, as it is to be executed.
+    let append = Command::new("sh").args(["-c", "printf %s \"$1\" >>\"$0\""]).arg(&new).arg(build).status();
+    assert!(append.unwrap().success());
     fs::rename(&new, &installed).unwrap();
     installed
 }

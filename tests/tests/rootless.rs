@@ -378,8 +378,8 @@ impl Subtree {
 
 impl Drop for Subtree {
     fn drop(&mut self) {
-        let _ = fs::remove_dir(self.dir.join("own"));
-        let _ = fs::remove_dir(&self.dir);
+        davit_tests::host::remove_when_empty(&self.dir.join("own"));
+        davit_tests::host::remove_when_empty(&self.dir);
     }
 }
 

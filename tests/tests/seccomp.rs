@@ -5,7 +5,7 @@ use davit::seccomp::arch::Abi;
 use davit::seccomp::names;
 use davit_tests::calls::{self, Bits};
 use davit_tests::tty::ConsoleSocket;
-use davit_tests::{Bundle, World, skip};
+use davit_tests::{Bundle, World, skip, write_program};
 use serde_json::{Value, json};
 
 const NATIVE: Abi = if cfg!(target_arch = "x86_64") { Abi::X86_64 } else { Abi::Aarch64 };
@@ -524,8 +524,7 @@ fn failures_behind_a_filter_are_told() {
             return skip("seccomp::failures_behind_a_filter_are_told", &reason).unwrap_or_default();
         }
     };
-    std::fs::write(bundle.rootfs("/bin/nonsense"), "nonsense").unwrap();
-    std::process::Command::new("chmod").arg("755").arg(bundle.rootfs("/bin/nonsense")).status().unwrap();
+    write_program(&bundle.rootfs("/bin/nonsense"), "nonsense");
     bundle.args(&["/bin/nonsense"]);
     bundle.set("/linux/seccomp/defaultAction", json!("SCMP_ACT_ERRNO"));
     let c = world.container(&bundle);

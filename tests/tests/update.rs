@@ -254,8 +254,10 @@ fn hugetlb_on_v2() {
 
 /// Major and minor number of a disk that throttles can name.
 fn some_disk() -> (u64, u64) {
-    let out = process::Command::new("lsblk").args(["-dnro", "MAJ:MIN"]).output().unwrap();
+    let out = process::Command::new("lsblk").args(["-dnro", "MAJ:MIN,TYPE"]).output().unwrap();
     let text = String::from_utf8(out.stdout).unwrap();
-    let (major, minor) = text.lines().next().unwrap().trim().split_once(':').unwrap();
+    // No loop device of another test, which may go.
+    let disk = text.lines().find_map(|line| line.strip_suffix(" disk")).unwrap();
+    let (major, minor) = disk.trim().split_once(':').unwrap();
     (major.parse().unwrap(), minor.parse().unwrap())
 }
