@@ -1,11 +1,16 @@
 //! A seccomp agent (`agent.py`): who answers the calls that a filter notifies of.
 
+use std::io::Write;
+use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 
 use serde_json::Value;
 
 use crate::{World, unique, wait_until};
+
+/// What [`Agent::settle`] sends in place of a state.
+const BARRIER: &str = "barrier";
 
 /// A running agent; ends when dropped.
 #[derive(Debug)]
@@ -53,10 +58,35 @@ impl Agent {
         text.lines().filter_map(|line| serde_json::from_str(line).ok()).collect()
     }
 
-    /// The states that were sent to it.
+    /// The states that it has noted: what was sent may be in its socket still.
     #[must_use]
     pub fn states(&self) -> Vec<Value> {
-        self.lines().into_iter().filter(|line| line.get("state").is_some()).collect()
+        let is_state = |line: &Value| line.get("state").is_some_and(|state| *state != BARRIER);
+        self.lines().into_iter().filter(is_state).collect()
+    }
+
+    /// The states, once there are so many.
+    ///
+    /// # Panics
+    /// When there are not, or when there are more.
+    #[must_use]
+    #[track_caller]
+    pub fn wait_for_states(&self, number: usize) -> Vec<Value> {
+        wait_until(&format!("{number} states"), || self.states().len() >= number);
+        let states = self.states();
+        assert_eq!(states.len(), number, "{states:?}");
+        states
+    }
+
+    /// Waits until it has taken what was sent before: it gets one more message, which it takes after those.
+    ///
+    /// # Panics
+    /// When it does not take it.
+    pub fn settle(&self) {
+        let mut stream = UnixStream::connect(&self.path).expect("the agent's socket");
+        stream.write_all(format!("{BARRIER:?}").as_bytes()).expect("the agent's socket");
+        drop(stream);
+        wait_until("the agent", || self.lines().iter().any(|line| line["state"] == BARRIER));
     }
 
     /// The numbers of the calls that it was asked about.

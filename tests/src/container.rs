@@ -51,12 +51,26 @@ impl<'w> Container<'w> {
         self.call("run", flags, &[]).dir(&self.bundle).run()
     }
 
-    /// `create` and `start`.
+    /// `create` and `start`, until the program is what /proc tells of init.
     #[track_caller]
     pub fn started(self) -> Self {
         self.create(&[]).ok();
+        let pid = self.recorded_pid();
+        let runtimes = host::command_line(pid);
         self.simple("start").ok();
+        wait_until("the program", || {
+            let now = host::command_line(pid);
+            !now.is_empty() && now != runtimes || !host::is_alive(pid)
+        });
         self
+    }
+
+    /// Pid of its init by state.json, without a call of the runtime.
+    #[track_caller]
+    fn recorded_pid(&self) -> i32 {
+        let file = self.world.root().join(&self.id).join("state.json");
+        let state: Value = serde_json::from_slice(&std::fs::read(file).expect("state.json")).expect("JSON");
+        i32::try_from(state["init_process_pid"].as_i64().expect("init_process_pid")).expect("pid")
     }
 
     /// `exec` of a command line.

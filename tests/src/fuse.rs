@@ -4,6 +4,8 @@ use std::fs::{self, File, OpenOptions};
 use std::io::{Read, Write};
 use std::os::fd::AsRawFd;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread::JoinHandle;
 
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
@@ -14,6 +16,7 @@ use nix::mount::{MntFlags, MsFlags, mount, umount2};
 pub struct Silent {
     dir: PathBuf,
     reader: Option<JoinHandle<()>>,
+    asked: Arc<AtomicUsize>,
 }
 
 impl Silent {
@@ -28,8 +31,17 @@ impl Silent {
         let options = format!("fd={},rootmode=40000,user_id=0,group_id=0,allow_other", device.as_raw_fd());
         mount(Some("silent"), dir, Some("fuse"), MsFlags::empty(), Some(options.as_str()))
             .map_err(|e| format!("mount fuse: {e}"))?;
-        let reader = std::thread::spawn(move || answer_nothing(device));
-        Ok(Silent { dir: dir.to_owned(), reader: Some(reader) })
+        let asked = Arc::new(AtomicUsize::new(0));
+        let count = asked.clone();
+        let reader = std::thread::spawn(move || answer_nothing(device, &count));
+        Ok(Silent { dir: dir.to_owned(), reader: Some(reader), asked })
+    }
+
+    /// How many requests were read. One that was not is dropped when its process gets a fatal signal, which then does
+    /// not sleep uninterruptibly.
+    #[must_use]
+    pub fn asked(&self) -> usize {
+        self.asked.load(Ordering::Relaxed)
     }
 
     /// Lets everybody go.
@@ -49,12 +61,13 @@ impl Drop for Silent {
 }
 
 /// Reads requests until the connection is aborted; answers FUSE_INIT (linux/fuse.h, `fuse_init_out` of 7.31).
-fn answer_nothing(mut device: File) {
+fn answer_nothing(mut device: File, asked: &AtomicUsize) {
     const INIT: u32 = 26;
     let mut request = vec![0u8; 1 << 17];
     while let Ok(length) = device.read(&mut request) {
         let word = |at: usize| u32::from_le_bytes(request[at..at + 4].try_into().expect("four bytes"));
         if length < 40 || word(4) != INIT {
+            asked.fetch_add(1, Ordering::Relaxed);
             continue;
         }
         let mut answer = vec![0u8; 16 + 64];

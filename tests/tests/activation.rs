@@ -88,8 +88,8 @@ fn notifying(world: &World) -> Bundle {
          s = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)\n\
          s.connect(os.environ['NOTIFY_SOCKET'])\n\
          s.send(b'STATUS=on the way')\n\
-         s.send(b'READY=1\\nSTATUS=there')\n\
          print(os.environ['NOTIFY_SOCKET'], flush=True)\n\
+         s.send(b'READY=1\\nSTATUS=there')\n\
          time.sleep(float(sys.argv[1]))\n";
     std::fs::write(bundle.rootfs("notify.py"), python).unwrap();
     // The host's Python with its libraries.

@@ -164,7 +164,7 @@ fn detached_with_a_pid_file() {
     let pid_file = world.path("pid");
     c.exec(&["--detach", "--pid-file", pid_file.to_str().unwrap()], &["sleep", "1001"]).ok();
     let pid: i32 = fs::read_to_string(&pid_file).unwrap().parse().unwrap();
-    assert_eq!(fs::read_to_string(format!("/proc/{pid}/cmdline")).unwrap(), "sleep\x001001\0");
+    wait_until("its command line", || host::command_line(pid) == "sleep\x001001\0");
     assert!(host::processes_in_cgroup(&c.id).contains(&pid), "it is in the container's cgroup");
     c.finish();
     assert!(!host::is_alive(pid), "it ends with the container");

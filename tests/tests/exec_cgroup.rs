@@ -3,7 +3,7 @@
 use std::fs;
 use std::path::PathBuf;
 
-use davit_tests::{Bundle, Container, View, World, host};
+use davit_tests::{Bundle, Container, View, World, host, wait_until};
 
 fn sleeping(world: &World) -> Bundle {
     let mut bundle = world.bundle();
@@ -52,7 +52,10 @@ fn init_below_its_cgroup_takes_execs_along() {
             davit_tests::skip::<()>("exec_cgroup", "no controller on the v2 hierarchy");
             return;
         };
-        fs::write(dir.join("cgroup.subtree_control"), format!("+{controller}")).unwrap();
+        // EBUSY while the kernel still takes the process before off the cgroup.
+        wait_until("an empty cgroup", || {
+            fs::write(dir.join("cgroup.subtree_control"), format!("+{controller}")).is_ok()
+        });
         assert_eq!(exec_path(&c, &[]), format!("{own}/init"), "{view:?}");
         if view == View::PureV2 {
             // One that was asked for is not replaced by another.

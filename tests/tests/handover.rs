@@ -145,9 +145,7 @@ fn the_program_gets_no_other_descriptor() {
     bundle.set("/linux/seccomp", json!({"defaultAction": "SCMP_ACT_ALLOW", "syscalls": [rule]}));
     let open = |pid: i32| {
         // runc's start does not wait for the program.
-        wait_until("the program", || {
-            fs::read_to_string(format!("/proc/{pid}/cmdline")).is_ok_and(|line| line.starts_with("sleep"))
-        });
+        wait_until("the program", || host::command_line(pid).starts_with("sleep"));
         let mut names: Vec<i32> = fs::read_dir(format!("/proc/{pid}/fd"))
             .unwrap()
             .map(|entry| entry.unwrap().file_name().to_str().unwrap().parse().unwrap())
@@ -208,13 +206,13 @@ fn flags_that_mean_nothing_here_are_taken() {
 fn an_orphan_has_the_runtime_as_its_reaper() {
     let Some(world) = World::enter("handover::an_orphan_has_the_runtime_as_its_reaper") else { return };
     let mut bundle = world.bundle();
-    // In the host's pid namespace: the child's parent ends at once.
-    bundle.without_namespace("pid").script("(sleep 1000 & echo $!); exec sleep 1000");
+    // In the host's pid namespace. The child's parent has ended by the second line.
+    bundle.without_namespace("pid").script("(sleep 1000 & echo $!); echo alone; exec sleep 1000");
     let parent = |flags: &[&str]| {
         let c = world.container(&bundle);
         let run = c.call("run", flags, &[]).dir(bundle.dir()).spawn();
-        wait_until("the orphan", || run.stdout().ends_with('\n'));
-        let orphan = run.stdout().trim().to_owned();
+        wait_until("the orphan", || run.stdout().ends_with("alone\n"));
+        let orphan = run.stdout().lines().next().unwrap().to_owned();
         let status = fs::read_to_string(format!("/proc/{orphan}/status")).unwrap();
         let line = status.lines().find_map(|line| line.strip_prefix("PPid:")).unwrap();
         let reaped = line.trim() == run.pid().to_string();

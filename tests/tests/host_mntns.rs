@@ -5,6 +5,7 @@
 
 use std::process::{Child, Command, Stdio};
 
+use davit_tests::host::command_line;
 use davit_tests::{Bundle, World, wait_until};
 use serde_json::json;
 
@@ -78,6 +79,7 @@ fn a_life_without_a_mount_namespace() {
     container.create(&[]).ok();
     assert_eq!(container.status(), "created");
     container.simple("start").ok();
+    wait_until("the program", || command_line(container.pid()).starts_with("sleep"));
 
     let namespace = |pid: u32| std::fs::read_link(format!("/proc/{pid}/ns/mnt")).expect("namespace");
     assert_eq!(namespace(container.pid().unsigned_abs()), namespace(host.holder.id()));

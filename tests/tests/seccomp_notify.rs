@@ -100,8 +100,7 @@ fn the_agent_answers_with_errno_value_and_continue() {
         c.finish();
     }
     // One state per process, one descriptor with each.
-    assert_eq!(agent.states().len(), 8);
-    assert!(agent.states().iter().all(|state| state["descriptors"] == 1));
+    assert!(agent.wait_for_states(8).iter().all(|state| state["descriptors"] == 1));
 }
 
 #[test]
@@ -135,7 +134,8 @@ fn the_agent_is_told_of_the_process() {
     let c = world.container(&bundle);
     c.create(&[]).ok();
     let pid = c.pid();
-    let state = agent.states().pop().expect("a state");
+    // The agent notes what it was told after the runtime has sent it.
+    let state = agent.wait_for_states(1).remove(0);
     let expected = json!({
         "ociVersion": bundle.config["ociVersion"], "fds": ["seccompFd"], "pid": pid,
         "metadata": "about the container",
@@ -152,9 +152,7 @@ fn the_agent_is_told_of_the_process() {
     let mut expected = expected;
     expected["pid"] = json!(execed);
     expected["state"]["status"] = json!("running");
-    // The agent writes down what it was told after it has answered.
-    wait_until("the second state", || agent.states().len() == 2);
-    assert_eq!(agent.states().pop().unwrap()["state"], expected);
+    assert_eq!(agent.wait_for_states(2)[1]["state"], expected);
     c.finish();
 }
 
@@ -165,7 +163,7 @@ fn metadata_is_left_out_when_there_is_none() {
     let mut bundle = asking(&world, &agent, &["mkdir"]);
     bundle.args(&["true"]).remove("/linux/seccomp/listenerMetadata");
     world.container(&bundle).run(&[]).ok();
-    let state = agent.states().pop().unwrap();
+    let state = agent.wait_for_states(1).remove(0);
     assert!(state["state"].get("metadata").is_none() && state["state"]["state"].get("annotations").is_none());
 }
 
@@ -305,6 +303,7 @@ fn profiles_that_ask_nobody_are_refused() {
     fails(&|b| _ = b.set(path, json!("/nosuch.sock")), words);
     // An abstract one is no path.
     fails(&|b| _ = b.set(path, json!("@nosuch")), words);
+    agent.settle();
     assert!(agent.states().is_empty());
 }
 
@@ -330,6 +329,7 @@ fn an_agent_without_a_call_to_answer_hears_nothing() {
     let mut bundle = asking(&world, &agent, &[]);
     bundle.script("mkdir /tmp/x && echo made").set("/linux/seccomp/syscalls", json!([]));
     assert_eq!(world.container(&bundle).run(&[]).ok().stdout, "made\n");
+    agent.settle();
     assert!(agent.states().is_empty());
 }
 
@@ -377,6 +377,7 @@ fn a_second_listener_is_an_error_that_says_so() {
         "load seccomp filter: device or resource busy (davit itself runs under a filter with a listener)",
     );
     c.assert_nothing_left();
+    agent.settle();
     assert!(agent.states().iter().all(|state| state["descriptors"] == 0), "no listener was handed over");
 }
 
