@@ -4,7 +4,6 @@
 //! removes the bundle, which is containerd's.
 
 use std::fs;
-use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, anyhow};
@@ -12,6 +11,7 @@ use anyhow::{Context, Result, anyhow};
 use crate::api::{ExitInfo, Stamp};
 use crate::backend::{Backend, remembered};
 use crate::flags::Flags;
+use crate::living;
 use crate::record;
 use crate::wire::task::deleted;
 
@@ -52,8 +52,7 @@ fn init_pid(bundle: &Path) -> u32 {
 fn remove_dead_socket(bundle: &Path) {
     let Ok(address) = fs::read_to_string(bundle.join("address")) else { return };
     let path = Path::new(address.trim().strip_prefix("unix://").unwrap_or(address.trim()));
-    let refused = |e: std::io::Error| e.kind() == std::io::ErrorKind::ConnectionRefused;
-    if UnixStream::connect(path).is_err_and(refused) {
+    if !living::answers(path) {
         // Another `delete` of the group may have been faster.
         let _ = fs::remove_file(path);
     }
@@ -64,6 +63,7 @@ mod tests {
     use super::*;
     use containerd_shim_protos::api::DeleteResponse;
     use protobuf::Message;
+    use std::io::{Read, Write};
 
     fn flags(bundle: &Path) -> Flags {
         Flags {
@@ -92,9 +92,14 @@ mod tests {
         let path = dir.path().join("s");
         fs::write(dir.path().join("address"), format!("unix://{}", path.display())).unwrap();
         let listener = std::os::unix::net::UnixListener::bind(&path).unwrap();
+        let served = std::thread::spawn(move || {
+            let (mut peer, _) = listener.accept().unwrap();
+            peer.read_exact(&mut [0; 10]).unwrap();
+            peer.write_all(&[0; 10]).unwrap();
+        });
         remove_dead_socket(dir.path());
         assert!(path.exists());
-        drop(listener);
+        served.join().unwrap();
         remove_dead_socket(dir.path());
         assert!(!path.exists());
     }

@@ -19,6 +19,7 @@ mod info;
 mod io;
 mod jobs;
 mod lifecycle;
+mod living;
 mod logging;
 mod mount;
 mod oom;

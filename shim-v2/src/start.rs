@@ -9,7 +9,7 @@ use std::io::{self, Read, Write};
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
-use std::os::unix::net::{UnixListener, UnixStream};
+use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, anyhow, bail};
@@ -24,6 +24,7 @@ use nix::unistd::{Pid, getppid, pipe2, setpgid};
 use crate::api::Any;
 use crate::config;
 use crate::flags::Flags;
+use crate::living;
 use crate::serve::{EXE_FD, LISTEN_FD};
 use crate::sha256;
 use crate::wire::{bootstrap, options};
@@ -114,11 +115,14 @@ fn listen(path: &Path) -> Result<Option<UnixListener>> {
     let bind = || UnixListener::bind(path);
     let listener = match bind() {
         Err(e) if e.kind() == io::ErrorKind::AddrInUse => {
-            // A local connect succeeds or is refused at once.
-            if UnixStream::connect(path).is_ok() {
+            if living::answers(path) {
                 return Ok(None);
             }
-            fs::remove_file(path).with_context(|| format!("remove the dead socket {}", path.display()))?;
+            match fs::remove_file(path) {
+                // A shim that ends removes its own.
+                Err(e) if e.kind() == io::ErrorKind::NotFound => {}
+                other => other.with_context(|| format!("remove the dead socket {}", path.display()))?,
+            }
             bind()
         }
         other => other,
@@ -326,8 +330,13 @@ mod tests {
         let path = dir.path().join("s");
         let first = listen(&path).unwrap().unwrap();
         assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
+        let served = std::thread::spawn(move || {
+            let (mut peer, _) = first.accept().unwrap();
+            peer.read_exact(&mut [0; 10]).unwrap();
+            peer.write_all(&[0; 10]).unwrap();
+        });
         assert!(listen(&path).unwrap().is_none());
-        drop(first);
+        served.join().unwrap();
         assert!(listen(&path).unwrap().is_some());
     }
 }
