@@ -45,7 +45,8 @@ impl Conn {
     /// Reads what is there and returns the frames that are complete.
     ///
     /// # Errors
-    /// [`ConnError`]: drop the connection. Frames before the error are lost with it.
+    /// [`ConnError`]: drop the connection. Frames before bytes that are no ttrpc are lost with it; those of a peer
+    /// that has gone are not.
     pub fn receive(&mut self, scratch: &mut [u8]) -> Result<Vec<Decoded>, ConnError> {
         let mut frames = Vec::new();
         // Level-triggered epoll calls again; a bound per turn keeps one peer from starving the others.
@@ -56,6 +57,8 @@ impl Conn {
                 Ok(n) => self.decoder.feed(scratch.get(..n).unwrap_or_default()),
                 Err(e) if e.kind() == io::ErrorKind::WouldBlock => break,
                 Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
+                // ECONNRESET of a peer that left answers unread: told once, and the next read says the end.
+                Err(_) if !frames.is_empty() => break,
                 Err(e) => return Err(e.into()),
             }
             while let Some(decoded) = self.decoder.next()? {
@@ -119,5 +122,27 @@ impl Conn {
 impl AsFd for Conn {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.stream.as_fd()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_a_peer_said_before_it_went_is_read() {
+        let (ours, mut peer) = UnixStream::pair().unwrap();
+        ours.set_nonblocking(true).unwrap();
+        let mut conn = Conn::new(ours);
+        conn.send(1, Kind::Response, b"an answer that stays unread").unwrap();
+        let mut call = Vec::new();
+        frame::encode(&mut call, 3, Kind::Request, b"call");
+        peer.write_all(&call).unwrap();
+        // What it leaves unread makes it ECONNRESET for us.
+        drop(peer);
+        let mut scratch = [0; 64];
+        let frames = conn.receive(&mut scratch).unwrap();
+        assert!(matches!(&frames[..], [Decoded::Frame(frame)] if frame.payload == b"call"), "{frames:?}");
+        assert!(matches!(conn.receive(&mut scratch), Err(ConnError::Closed)));
     }
 }
