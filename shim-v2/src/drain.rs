@@ -9,6 +9,7 @@ use crate::task::Ticket;
 
 /// The longest wait. CRI gives up after 10 s, and then Delete would never succeed (containerd #13377).
 const LONGEST: Duration = Duration::from_secs(9);
+const _: () = assert!(LONGEST.as_secs() < 10, "shorter than CRI's patience");
 /// Output that pauses this long with nothing left to read is over.
 const SILENCE: Duration = Duration::from_secs(2);
 

@@ -17,7 +17,7 @@ use std::time::{Duration, Instant};
 
 use containerd_shim_protos::api as pb;
 use davit::sys::mount::{MountAttr, Reach, mount_setattr};
-use harness::{Client, Daemon, Io, Runtime, can_run, until};
+use harness::{Client, Daemon, Io, Runtime, can_run, install, until};
 use nix::sys::statvfs::{FsFlags, fstatvfs};
 use protobuf::well_known_types::any::Any;
 use protobuf::{Message, MessageField};
@@ -290,8 +290,7 @@ fn cve_2019_5736_the_shims_file_is_out_of_reach() {
     let installed = fs::read(SHIM).unwrap();
     // An entry point whose interpreter is whatever executes it, which then waits for its standard input.
     let image = daemon.dir.path().join("image");
-    fs::write(image.join("entry"), "#!/proc/self/exe -info\n").unwrap();
-    fs::set_permissions(image.join("entry"), fs::Permissions::from_mode(0o755)).unwrap();
+    install(&image.join("entry"), "#!/proc/self/exe -info\n");
     daemon.make_bundle("c", "", |config| {
         config["process"]["args"] = serde_json::json!(["/entry"]);
         // The shim of a test build needs its loader and libraries.

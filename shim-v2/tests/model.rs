@@ -24,7 +24,7 @@ use harness::*;
 use nix::sys::signal::Signal;
 
 /// Longest answer of a call that does nothing; 5 ms on a quiet machine, and this is none.
-const AT_ONCE: Duration = Duration::from_secs(3);
+const AT_ONCE: Duration = Duration::from_secs(15);
 const IDS: [&str; 3] = ["pod", "a", "b"];
 const EXECS: [&str; 4] = ["e0", "e1", "e2", "e3"];
 
@@ -50,7 +50,7 @@ struct Proc {
     /// Wait calls that were sent.
     waits: Vec<u32>,
     /// Who reads its output, and what it must be.
-    reader: Option<(std::thread::JoinHandle<Vec<u8>>, String)>,
+    reader: Option<(Reader, String)>,
 }
 
 impl Proc {
@@ -505,7 +505,7 @@ impl Model {
     /// 1 and 2: every started process has one exit, behind its start; execs' before init's.
     fn check_events(&mut self) {
         until("all exits", || {
-            let exits = self.daemon.events().all().into_iter().filter(|e| e.topic == "/tasks/exit").count();
+            let exits = self.daemon.events().order().into_iter().filter(|(topic, _)| topic == "exit").count();
             (exits >= self.exits.values().sum::<usize>()).then_some(())
         });
         // What each process may do next: made, started, ended.

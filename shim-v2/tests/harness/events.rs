@@ -71,12 +71,16 @@ impl Events {
         let _ = fs::remove_file(&self.0.path);
         let listener = UnixListener::bind(&self.0.path).unwrap();
         let server = self.clone();
+        let stops = self.0.stops.load(Ordering::Relaxed);
         thread::spawn(move || {
             for stream in listener.incoming() {
                 let (server, stream) = (server.clone(), stream.unwrap());
                 let mut peers = server.0.peers.lock().unwrap();
+                // A connection that waited for this daemon when it stopped ends with it.
+                if server.0.stops.load(Ordering::Relaxed) != stops {
+                    return;
+                }
                 peers.push(stream.try_clone().unwrap());
-                let stops = server.0.stops.load(Ordering::Relaxed);
                 drop(peers);
                 thread::spawn(move || server.serve(stream, stops));
             }
@@ -146,12 +150,14 @@ impl Events {
         })
     }
 
-    /// Topics and processes in the order of arrival.
+    /// Topics and processes in the order of arrival. A daemon that stops between an event and its answer gets that
+    /// event again, right behind: it is one.
     pub fn order(&self) -> Vec<(String, String)> {
-        self.all()
-            .into_iter()
-            .map(|e| (e.topic.trim_start_matches("/tasks/").to_owned(), e.process))
-            .collect()
+        let mut all = self.all();
+        if self.0.stops.load(Ordering::Relaxed) > 0 {
+            all.dedup();
+        }
+        all.into_iter().map(|e| (e.topic.trim_start_matches("/tasks/").to_owned(), e.process)).collect()
     }
 }
 

@@ -13,12 +13,13 @@ mod events;
 use std::cell::Cell;
 use std::fs::{self, File, OpenOptions};
 use std::io::{Read, Write};
+use std::os::fd::AsFd;
 use std::os::unix::fs::OpenOptionsExt;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
-use std::sync::{Mutex, OnceLock};
+use std::sync::{Mutex, OnceLock, mpsc};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -26,7 +27,10 @@ pub use client::{Client, Refusal, exec_request, read_frame};
 use containerd_shim_protos::api as pb;
 use containerd_shim_protos::bootstrap_api::{BootstrapParams, BootstrapResult, Extension};
 use containerd_shim_protos::shim::oci::Options;
+pub use davit_tests::write_program as install;
 pub use events::{Events, Mood};
+use nix::fcntl::{FcntlArg, OFlag, fcntl};
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use protobuf::well_known_types::any::Any;
@@ -166,13 +170,25 @@ impl Io {
     }
 
     /// Reads an output FIFO to its end, in the background.
-    pub fn read(&self, index: usize) -> thread::JoinHandle<Vec<u8>> {
-        let path = self.names[index].clone().unwrap();
+    pub fn read(&self, index: usize) -> Reader {
+        // Open from here on: a reader that comes to its open when the writer has been and gone waits for ever.
+        let mut fifo = self.open(index);
+        let (sender, whole) = mpsc::channel();
         thread::spawn(move || {
             let mut bytes = Vec::new();
-            File::open(path).unwrap().read_to_end(&mut bytes).unwrap();
-            bytes
-        })
+            // Before there is a writer a read says the end; poll waits for the first one.
+            poll(&mut [PollFd::new(fifo.as_fd(), PollFlags::POLLIN)], PollTimeout::NONE).unwrap();
+            fcntl(&fifo, FcntlArg::F_SETFL(OFlag::empty())).unwrap();
+            fifo.read_to_end(&mut bytes).unwrap();
+            // The test may have ended.
+            let _ = sender.send(bytes);
+        });
+        Reader(whole)
+    }
+
+    /// The reading end of an output FIFO, non-blocking, whether or not there is a writer.
+    pub fn open(&self, index: usize) -> File {
+        OpenOptions::new().read(true).custom_flags(libc::O_NONBLOCK).open(self.path(index)).unwrap()
     }
 
     /// Opens the stdin FIFO for writing; the shim's read end must be there.
@@ -181,6 +197,20 @@ impl Io {
         until("the reader of stdin", || {
             OpenOptions::new().write(true).custom_flags(libc::O_NONBLOCK).open(&path).ok()
         })
+    }
+}
+
+/// An output that is being read to its end.
+#[derive(Debug)]
+pub struct Reader(mpsc::Receiver<Vec<u8>>);
+
+impl Reader {
+    /// Waits for the end.
+    ///
+    /// # Errors
+    /// It does not come.
+    pub fn join(self) -> Result<Vec<u8>, mpsc::RecvTimeoutError> {
+        self.0.recv_timeout(patience())
     }
 }
 
@@ -216,7 +246,7 @@ impl Daemon {
         for sub in ["bin", "proc", "dev", "tmp"] {
             fs::create_dir_all(rootfs.join(sub)).unwrap();
         }
-        fs::copy("/bin/busybox", rootfs.join("bin/busybox")).unwrap();
+        davit_tests::copy_program(Path::new("/bin/busybox"), &rootfs.join("bin/busybox"));
         for applet in [
             "sh",
             "sleep",
@@ -506,7 +536,8 @@ impl Daemon {
 /// Whether a process is there and no zombie.
 pub fn alive(pid: u32) -> bool {
     let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
-    !stat.is_empty() && !stat.rsplit(')').next().unwrap_or_default().starts_with(" Z")
+    let state = stat.rsplit(')').next().unwrap_or_default();
+    !stat.is_empty() && ![" Z", " X"].iter().any(|ended| state.starts_with(ended))
 }
 
 /// The folder of Debian unstable's containerd-shim-runc-v2, runc and crun.
@@ -539,20 +570,6 @@ impl Random {
 /// Sends a signal to a process of this test.
 pub fn signal(pid: u32, signal: Signal) {
     kill(Pid::from_raw(pid as i32), signal).unwrap();
-}
-
-/// Writes a program.
-pub fn install(path: &Path, text: &str) {
-    // By another process: a descriptor that is open for writing here would be in the forks of other tests for a
-    // moment, and then the file could not be executed.
-    let mut child = Command::new("sh")
-        .args(["-c", "cat >\"$0\" && chmod 755 \"$0\""])
-        .arg(path)
-        .stdin(Stdio::piped())
-        .spawn()
-        .unwrap();
-    child.stdin.take().unwrap().write_all(text.as_bytes()).unwrap();
-    assert!(child.wait().unwrap().success());
 }
 
 /// Open descriptors of a process.

@@ -9,8 +9,7 @@ pub fn a_killed_worker_leaves_nothing_behind(daemon: &Daemon) {
     let shim = client.connect_task("c").shim_pid;
     // A runtime that never comes to its end.
     let script = daemon.dir.path().join("stuck-runtime");
-    fs::write(&script, "#!/bin/sh\nexec sleep 1000\n").unwrap();
-    assert!(Command::new("chmod").arg("755").arg(&script).status().unwrap().success());
+    install(&script, "#!/bin/sh\nexec sleep 1000\n");
     let mut request = daemon.create_request("c", &Io::none());
     request.options = protobuf::MessageField::some(daemon.options_with(&script.display().to_string()));
     let create = client.send(V2, "Create", &request);
@@ -42,8 +41,7 @@ pub fn state_answers_while_create_is_slow(daemon: &Daemon) {
     let gate = daemon.dir.path().join("gate");
     nix::unistd::mkfifo(&gate, nix::sys::stat::Mode::S_IRWXU).unwrap();
     let script = daemon.dir.path().join("slow-runtime");
-    fs::write(&script, format!("#!/bin/sh\nread x < {}\nexec runc \"$@\"\n", gate.display())).unwrap();
-    assert!(Command::new("chmod").arg("755").arg(&script).status().unwrap().success());
+    install(&script, &format!("#!/bin/sh\nread x < {}\nexec runc \"$@\"\n", gate.display()));
     let mut request = daemon.create_request("c", &Io::none());
     request.options = protobuf::MessageField::some(daemon.options_with(&script.display().to_string()));
     let create = client.send(V2, "Create", &request);
@@ -66,8 +64,7 @@ pub fn a_killed_runtime_leaves_no_empty_cgroup(daemon: &Daemon) {
     let script = daemon.dir.path().join("mortal-runtime");
     let create = |id: &str, below: &str| {
         let dir = base.join(&daemon.namespace).join(id);
-        fs::write(&script, format!("#!/bin/sh\nmkdir -p {}{below}\nkill -9 $$\n", dir.display())).unwrap();
-        assert!(Command::new("chmod").arg("755").arg(&script).status().unwrap().success());
+        install(&script, &format!("#!/bin/sh\nmkdir -p {}{below}\nkill -9 $$\n", dir.display()));
         daemon.make_bundle(id, "exit 0", |_| ());
         let mut client = Client::connect(&daemon.start_shim(id));
         let mut request = daemon.create_request(id, &Io::none());
