@@ -191,6 +191,8 @@ fn after_the_others(daemon: &Daemon, shim: u32, address: &str) {
                     assert!(code == 137 || (id == "app" && code == EXIT), "{id}: {code}");
                 }
                 client.delete(id, "").unwrap();
+                // A shim that ends waits 5 s for a daemon that is back.
+                daemon.events().wait("/tasks/delete", id);
             }
         }
         client.shutdown();

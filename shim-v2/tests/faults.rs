@@ -15,10 +15,11 @@ use std::path::Path;
 use std::sync::Barrier;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
+use std::time::{Duration, Instant};
 
 use davit_tests::errnos;
 use davit_tests::tracer::{Act, Made, Trace, children};
-use harness::{Client, Daemon, Io, Refusal, Runtime, can_run, until};
+use harness::{Client, Daemon, Io, Refusal, Runtime, can_run, patience, until};
 
 struct Pod {
     daemon: Daemon,
@@ -122,13 +123,17 @@ impl Pod {
             }
             left
         };
-        for _ in 0..5_000 {
-            if left().is_empty() {
+        let late = Instant::now() + patience();
+        loop {
+            let left = left();
+            if left.is_empty() {
                 return Ok(());
             }
-            thread::sleep(std::time::Duration::from_millis(1));
+            if Instant::now() > late {
+                return Err(format!("left: {left:?}"));
+            }
+            thread::sleep(Duration::from_millis(1));
         }
-        Err(format!("left: {:?}", left()))
     }
 
     fn try_case(&mut self, id: &str, act: Act) -> Result<&'static str, String> {

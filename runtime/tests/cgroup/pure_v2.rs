@@ -7,7 +7,7 @@ use std::path::Path;
 
 use davit::cgroup::{Cgroup, Error, Layout, Mode, OnDenied, Stats};
 use davit::sys::bpf;
-use davit::sys::process::{Exit, Fork, WaitFor, WaitMode, clone3, exit_now, wait};
+use davit::sys::process::{Exit, Fork, WaitFor, WaitMode, clone3, wait};
 use oci_spec::runtime::LinuxResources;
 
 use crate::common::{Scratch, Shell, in_pure_v2, openable, until};
@@ -36,15 +36,17 @@ fn a_process_starts_inside() {
         let scratch = Scratch::created();
         let target = scratch.clone_target().unwrap();
         match clone3(0, Some(target)).unwrap() {
-            Fork::Child => {
-                let own = fs::read_to_string("/proc/self/cgroup").unwrap_or_default();
-                exit_now(i32::from(
-                    !own.lines().any(|line| line.starts_with("0::/davit-test-") && line.ends_with("/c")),
-                ));
-            }
-            Fork::Parent { pidfd, .. } => {
+            // No allocation: a lock of another thread's would be held for ever here.
+            Fork::Child => loop {
+                nix::unistd::pause();
+            },
+            Fork::Parent { pid, pidfd } => {
+                let own = fs::read_to_string(format!("/proc/{pid}/cgroup")).unwrap();
+                scratch.kill(libc::SIGKILL).unwrap();
                 let exit = wait(WaitFor::Pidfd(pidfd.as_fd()), WaitMode::Block).unwrap().unwrap().1;
-                assert_eq!(exit, Exit::Code(0));
+                assert_eq!(exit, Exit::Signal(libc::SIGKILL));
+                let is_inside = |line: &str| line.starts_with("0::/davit-test-") && line.ends_with("/c");
+                assert!(own.lines().any(is_inside), "{own}");
             }
         }
         scratch.remove().unwrap();

@@ -35,7 +35,9 @@ impl Runc {
         let dir = tempfile::tempdir().unwrap();
         let bin = dir.path().join("rootfs/bin");
         fs::create_dir_all(&bin).unwrap();
-        fs::copy(busybox, bin.join("busybox")).unwrap();
+        // By another process: a descriptor that is open for writing here would be in the forks of other tests for a
+        // moment, and then runc could not execute the file.
+        assert!(Command::new("cp").args([busybox, &bin.join("busybox")]).status().unwrap().success());
         symlink("busybox", bin.join("sleep")).unwrap();
         assert!(Command::new("runc").arg("spec").current_dir(dir.path()).status().unwrap().success());
         let config = dir.path().join("config.json");

@@ -1,7 +1,5 @@
 //! Checkpoint, and Create with a checkpoint: real processes, written and brought back by CRIU of Debian unstable.
 
-use std::os::unix::fs::OpenOptionsExt;
-
 use containerd_shim_protos::shim::oci::CheckpointOptions;
 
 use crate::prelude::*;
@@ -37,14 +35,20 @@ fn create_from(daemon: &Daemon, client: &mut Client, images: &Path, io: &Io) -> 
     client.call::<pb::CreateTaskResponse>("Create", &request).map(|r| r.pid)
 }
 
+/// Starts a container that counts. runc's start is answered before the program is executed, and CRIU can't write runc's
+/// own: the shell is there when it has started something.
+fn start_to_count(client: &mut Client) -> u32 {
+    let pid = client.start("c", "").unwrap();
+    until("its second process", || (client.pids("c").unwrap().len() > 1).then_some(()));
+    pid
+}
+
 /// A container that has counted, written to images and deleted. `pod` keeps the shim.
 fn written(daemon: &Daemon, images: &Path, script: &str, io: &Io) -> Client {
     daemon.make_bundle("c", script, |_| ());
     let mut client = Client::connect(&daemon.start_shim("c"));
     daemon.create(&mut client, "c", io).unwrap();
-    client.start("c", "").unwrap();
-    // The shell and what it has started are there.
-    until("its second process", || (client.pids("c").unwrap().len() > 1).then_some(()));
+    start_to_count(&mut client);
     client.checkpoint("c", images, exiting()).unwrap();
     assert_eq!(client.wait("c", ""), 137);
     client.delete("c", "").unwrap();
@@ -55,7 +59,7 @@ fn written(daemon: &Daemon, images: &Path, script: &str, io: &Io) -> Client {
 /// The reading end of an output, open before the shim's as containerd's is: Go's shim waits for it, and a reader that
 /// waits in an open may come when the writer has been and gone.
 fn reader(io: &Io, index: usize) -> fs::File {
-    fs::File::options().read(true).custom_flags(libc::O_NONBLOCK).open(io.path(index)).unwrap()
+    io.open(index)
 }
 
 /// Reads until `enough` finds something in what has come.
@@ -145,7 +149,7 @@ pub fn checkpoint_that_leaves_it_running(daemon: &Daemon) {
     let images = images(daemon);
     let refused = client.checkpoint("c", &images, CheckpointOptions::default()).unwrap_err();
     assert_eq!(refused.text, "cannot checkpoint a task in created state");
-    client.start("c", "").unwrap();
+    start_to_count(&mut client);
     for _ in 0..2 {
         client.checkpoint("c", &images, CheckpointOptions::default()).unwrap();
         assert_eq!(status(&mut client, "c", ""), Status::RUNNING);
@@ -168,7 +172,7 @@ pub fn checkpoint_of_a_paused_container(daemon: &Daemon) {
         return;
     }
     let mut client = daemon.created("c", COUNT, &Io::none());
-    client.start("c", "").unwrap();
+    start_to_count(&mut client);
     let images = images(daemon);
     client.pause("c").unwrap();
     client.checkpoint("c", &images, CheckpointOptions::default()).unwrap();
@@ -244,7 +248,7 @@ pub fn work_directories_of_criu(daemon: &Daemon) {
         return;
     }
     let mut client = daemon.created("c", COUNT, &Io::none());
-    client.start("c", "").unwrap();
+    start_to_count(&mut client);
     let (images, work) = (images(daemon), daemon.dir.path().join("criu"));
     client.checkpoint("c", &images, CheckpointOptions::default()).unwrap();
     assert!(!daemon.bundle("c").join("work/criu-work").exists());
@@ -341,7 +345,7 @@ pub fn killed_checkpoint_worker_leaves_it_running(daemon: &Daemon) {
     }
     let images = images(daemon);
     let mut client = daemon.created("c", COUNT, &Io::none());
-    let init = client.start("c", "").unwrap();
+    let init = start_to_count(&mut client);
     let shim = client.shim_pid();
     let request = pb::CheckpointTaskRequest {
         id: "c".into(),
@@ -453,7 +457,7 @@ pub fn metrics_after_a_checkpoint_that_ends_it(daemon: &Daemon) {
         return;
     }
     let mut client = daemon.created("c", COUNT, &Io::none());
-    client.start("c", "").unwrap();
+    start_to_count(&mut client);
     client.checkpoint("c", &images(daemon), exiting()).unwrap();
     client.wait("c", "");
     assert!(!client.stats("c").unwrap().value.is_empty());

@@ -77,9 +77,8 @@ pub fn delete_kills_nobody_else(daemon: &Daemon) {
     fs::write(&state, json.to_string()).unwrap();
     daemon.delete_command("c");
     assert!(!stranger.has_ended(), "its start time is not the container's");
-    if alive(init) {
-        signal(init, Signal::SIGKILL);
-    }
+    // It has ended where `delete` has killed the cgroup.
+    let _ = nix::sys::signal::kill(nix::unistd::Pid::from_raw(init as i32), Signal::SIGKILL);
 }
 
 /// After an ordinary Delete containerd runs `delete` too: quiet, quick, and it changes nothing.
@@ -161,7 +160,8 @@ pub fn shutdown_is_prompt(daemon: &Daemon) {
     client.shutdown();
     let begun = Instant::now();
     until("the end of the shim", || (!alive(shim)).then_some(()));
-    assert!(begun.elapsed() < Duration::from_secs(1), "{:?}", begun.elapsed());
+    // One that waits for something it does not get takes 5 s.
+    assert!(begun.elapsed() < Duration::from_millis(4500), "{:?}", begun.elapsed());
 }
 
 /// `delete` of a later binary reads what an earlier one, or Go's shim, has written.

@@ -106,8 +106,9 @@ pub fn pause_and_resume(daemon: &Daemon) {
     }
     assert_eq!(client.wait("c", ""), 137);
     client.delete("c", "").unwrap();
-    let topics: Vec<_> = daemon.events().order().into_iter().map(|(topic, _)| topic).collect();
-    assert!(topics.iter().any(|t| t == "paused") && topics.iter().any(|t| t == "resumed"), "{topics:?}");
+    for topic in ["/tasks/paused", "/tasks/resumed", "/tasks/delete"] {
+        daemon.events().wait(topic, "c");
+    }
 }
 
 pub fn delete_of_a_created_container(daemon: &Daemon) {
@@ -350,12 +351,9 @@ pub fn daemon_that_dies_during_create(daemon: &Daemon) {
             }
             Err(refusal) => {
                 assert_eq!(refusal.code, 5);
-                // The shim may read the dead connection's Create after this one's calls.
-                let late = Instant::now() + Duration::from_millis(500);
-                while client.pids(&id).is_err() && Instant::now() < late {
-                    std::thread::sleep(Duration::from_millis(5));
-                }
-                let _ = client.delete(&id, "");
+                // Create is finished all the same. A Shutdown right behind its end would find a container.
+                until("the end of Create", || client.pids(&id).ok());
+                client.delete(&id, "").unwrap();
             }
         }
         client.shutdown();
@@ -515,10 +513,12 @@ pub fn a_shim_at_rest_is_one_thread_that_sleeps(daemon: &Daemon) {
     // Once the start event is told it lets go of its program's pages. An unoptimised one has mapped 9 MB by then,
     // and keeps 1.4 MB; a call as the one for its pid brings back 2 MB.
     until("a shim of few pages", || (mapped_kb() < 6000).then_some(()));
-    std::thread::sleep(Duration::from_millis(100));
-    let before = switches();
-    std::thread::sleep(Duration::from_secs(3));
-    assert_eq!(switches(), before);
+    // What the calls and the event have begun comes to its end first, whenever that is on a busy machine.
+    until("three seconds of rest", || {
+        let before = switches();
+        std::thread::sleep(Duration::from_secs(3));
+        (switches() == before).then_some(())
+    });
     client.finish("c");
 }
 
@@ -537,10 +537,12 @@ pub fn kill_while_start_hangs_in_a_hook(daemon: &Daemon) {
         fs::read_to_string(format!("/proc/{pid}/comm")).ok().filter(|c| c == "sh\n" || c == "sleep\n")
     });
     let killed = client.kill("c", "", 9);
-    let dead = !alive(pid) || {
-        std::thread::sleep(Duration::from_millis(500));
-        !alive(pid)
-    };
+    // No `until`: the hook is let go whatever comes.
+    let late = Instant::now() + patience();
+    while alive(pid) && Instant::now() < late {
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    let dead = !alive(pid);
     fs::write(&gate, "go\n").unwrap();
     let _ = client.receive::<pb::StartResponse>(start);
     killed.unwrap();

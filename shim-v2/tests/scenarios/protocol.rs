@@ -179,7 +179,7 @@ pub fn a_client_that_reads_nothing(daemon: &Daemon) {
     }
     let begun = Instant::now();
     assert_eq!(status(&mut client, "c", ""), Status::RUNNING);
-    assert!(begun.elapsed() < Duration::from_secs(2));
+    assert!(begun.elapsed() < Duration::from_secs(10));
     client.finish("c");
 }
 
@@ -210,7 +210,7 @@ pub fn looking_is_quick_while_others_hang(daemon: &Daemon) {
         client.connect_task("slow");
         assert_eq!(client.state("slow", "").unwrap_err().code, 5);
     }
-    assert!(begun.elapsed() < Duration::from_secs(3), "{:?} for 400 calls", begun.elapsed());
+    assert!(begun.elapsed() < Duration::from_secs(15), "{:?} for 400 calls", begun.elapsed());
     assert_eq!(client.run_exec("pod", "e", "exit 3"), 3);
     fs::write(&gate, "go\n").unwrap();
     client.receive::<pb::CreateTaskResponse>(create).unwrap();
