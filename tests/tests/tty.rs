@@ -1,9 +1,12 @@
 //! Terminals: over a console socket, and relayed in the foreground.
 
 use std::fs;
+use std::io::Read;
+use std::time::Duration;
 
 use davit_tests::tty::{ConsoleSocket, Pty, Terminal};
 use davit_tests::{Bundle, World, wait_until};
+use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use serde_json::json;
 
 fn with_terminal(world: &World, script: &str) -> Bundle {
@@ -157,6 +160,27 @@ fn all_output_arrives_before_the_exit() {
     run.wait().ok();
     let numbers: Vec<u32> = shown.lines().filter_map(|line| line.trim().parse().ok()).collect();
     assert_eq!(numbers, (1..=20000).collect::<Vec<_>>());
+    c.assert_nothing_left();
+}
+
+/// What nobody has read yet is kept beyond the end of the program.
+#[test]
+fn output_waits_for_its_reader() {
+    let Some(world) = World::enter("output_waits_for_its_reader") else { return };
+    // More than the pipe takes, and less than the pipe, the runtime and the terminal together.
+    let bundle = with_terminal(&world, "seq 1 3000");
+    let c = world.container(&bundle);
+    let (reader, writer) = nix::unistd::pipe2(OFlag::O_CLOEXEC).unwrap();
+    fcntl(&writer, FcntlArg::F_SETPIPE_SZ(4096)).unwrap();
+    let run = c.call("run", &[], &[]).dir(bundle.dir()).terminal(writer).spawn();
+    wait_until("stopped", || c.simple("state").stdout.contains("\"stopped\""));
+    // Longer than a terminal that is held open without output is waited for.
+    std::thread::sleep(Duration::from_millis(500));
+    let mut shown = String::new();
+    fs::File::from(reader).read_to_string(&mut shown).unwrap();
+    run.wait().ok();
+    let numbers: Vec<u32> = shown.lines().filter_map(|line| line.trim().parse().ok()).collect();
+    assert_eq!(numbers, (1..=3000).collect::<Vec<_>>());
     c.assert_nothing_left();
 }
 

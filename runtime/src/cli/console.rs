@@ -202,6 +202,11 @@ impl Relay {
         self.input = Buffer::default();
     }
 
+    /// Whether there is output that stdout does not take at the moment.
+    pub(super) fn waits_for_reader(&self) -> bool {
+        !self.output.is_empty()
+    }
+
     /// Whether output can still come or is still to be written.
     pub(super) fn has_output(&self) -> bool {
         self.master_open || !self.output.is_empty()

@@ -20,7 +20,8 @@ use crate::sys::prctl::set_child_subreaper;
 use crate::sys::process::{Exit, WaitFor, WaitMode, pidfd_open, pidfd_send_signal, wait as wait_child};
 
 /// How long output may pause, once the process has ended, before what still holds its terminal open is
-/// left behind: a daemon that it started must not keep davit waiting.
+/// left behind: a daemon that it started must not keep davit waiting. Output that is there already waits for its
+/// reader without an end, but for this long only once a signal has asked davit to end.
 const DRAIN_IDLE_MS: u16 = 100;
 
 /// Whose exits davit reaps.
@@ -166,17 +167,33 @@ fn poll_once(
 /// After the exit: what the process wrote last may still be on its way through the terminal.
 fn drain(signals: &SignalFd, pidfd: BorrowedFd<'_>, relay: &mut Relay) -> anyhow::Result<()> {
     relay.stop_input();
+    let mut hurried = false;
     while relay.has_output() {
+        // A reader that takes its time (a pager, a busy machine) gets everything, as while the process runs.
+        let patience = match relay.waits_for_reader() && !hurried {
+            true => PollTimeout::NONE,
+            false => PollTimeout::from(DRAIN_IDLE_MS),
+        };
         // The pidfd stays ready for ever: it is not polled any more.
-        let ready = poll_once(signals, [None, None], Some(relay), PollTimeout::from(DRAIN_IDLE_MS))?;
+        let ready = poll_once(signals, [None, None], Some(relay), patience)?;
         if ready.signals {
-            while let Ok(Some(_)) = signals.read_signal() {}
+            hurried |= asked_to_end(signals);
         } else if !ready.relayed {
             log::debug!("terminal of the ended process {} is still open", pidfd.as_raw_fd());
             break;
         }
     }
     Ok(())
+}
+
+/// Takes all signals; whether one of them wants davit to end.
+fn asked_to_end(signals: &SignalFd) -> bool {
+    let mut asked = false;
+    while let Ok(Some(info)) = signals.read_signal() {
+        let signal = i32::try_from(info.ssi_signo);
+        asked |= matches!(signal, Ok(libc::SIGHUP | libc::SIGINT | libc::SIGQUIT | libc::SIGTERM));
+    }
+    asked
 }
 
 fn handle_signals(signals: &SignalFd, started: &Started, relay: Option<&Relay>) {
