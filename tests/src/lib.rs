@@ -68,7 +68,7 @@ pub fn newest_runc() -> Result<PathBuf, String> {
 }
 
 /// Longest time that anything awaited may take.
-pub const DEADLINE: Duration = Duration::from_secs(30);
+pub const DEADLINE: Duration = Duration::from_secs(60);
 
 /// What one test works with: removed when dropped.
 #[derive(Debug)]
