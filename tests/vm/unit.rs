@@ -15,10 +15,20 @@ pub fn systemd(program: &str, args: &[&str]) -> String {
     String::from_utf8(output.stdout).unwrap()
 }
 
-/// All properties of a unit.
+/// All properties of a unit. What stands on several lines, as each device does, has a space between its values.
 pub fn show(unit: &str) -> BTreeMap<String, String> {
     let text = systemd("systemctl", &["show", "--all", unit]);
-    text.lines().filter_map(|line| line.split_once('=')).map(|(k, v)| (k.to_owned(), v.to_owned())).collect()
+    let mut properties = BTreeMap::<String, String>::new();
+    for (key, value) in text.lines().filter_map(|line| line.split_once('=')) {
+        properties
+            .entry(key.to_owned())
+            .and_modify(|values| {
+                values.push(' ');
+                values.push_str(value);
+            })
+            .or_insert_with(|| value.to_owned());
+    }
+    properties
 }
 
 pub fn load_state(unit: &str) -> String {
@@ -133,10 +143,12 @@ pub fn properties_as_under_runc(
     davit
 }
 
-/// DeviceAllow's pairs of device and access, sorted.
+/// DeviceAllow's pairs of device and access, sorted. For all devices of a driver runc gives the driver's name in
+/// /proc/devices, davit its number, which systemd takes since 240.
 fn devices(properties: &BTreeMap<String, String>) -> Vec<String> {
     let words: Vec<&str> = properties["DeviceAllow"].split(' ').collect();
-    let mut pairs: Vec<_> = words.chunks(2).map(|pair| pair.join(" ")).collect();
+    let mut pairs: Vec<_> =
+        words.chunks(2).map(|pair| pair.join(" ").replace("char-pts", "char-136")).collect();
     pairs.sort();
     pairs
 }
