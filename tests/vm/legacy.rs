@@ -1,4 +1,5 @@
-//! The systemd driver where systemd uses cgroup v1, or v1 and v2 (hybrid): `VM_CGROUP=hybrid hack/vm run`.
+//! The systemd driver where systemd uses cgroup v1, or v1 and v2 (hybrid): `VM_CGROUP=v1` or `hybrid`, then
+//! `hack/vm run`.
 //!
 //! Debian 13's kernel has neither memory nor cpuset on v1 (CONFIG_MEMCG_V1, CONFIG_CPUSETS_V1): there are the other
 //! controllers.
