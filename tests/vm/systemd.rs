@@ -17,7 +17,7 @@ fn properties_are_those_that_runc_sets() {
     let resources = json!({
         "devices": [{"allow": false, "access": "rwm"},
             {"allow": true, "type": "c", "major": 10, "minor": 229, "access": "rw"},
-            {"allow": true, "type": "b", "major": 7, "access": "r"}],
+            {"allow": true, "type": "b", "major": 259, "access": "r"}],
         "memory": {"limit": 67_108_864, "reservation": 33_554_432, "swap": 100_663_296},
         "cpu": {"shares": 512, "quota": 33_333, "period": 100_000, "cpus": "0-1", "mems": "0"},
         "pids": {"limit": 77},

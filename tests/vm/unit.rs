@@ -144,11 +144,11 @@ pub fn properties_as_under_runc(
 }
 
 /// DeviceAllow's pairs of device and access, sorted. For all devices of a driver runc gives the driver's name in
-/// /proc/devices, davit its number, which systemd takes since 240.
+/// /proc/devices (and nothing if it is not loaded), davit its number, which systemd takes since 240.
 fn devices(properties: &BTreeMap<String, String>) -> Vec<String> {
     let words: Vec<&str> = properties["DeviceAllow"].split(' ').collect();
-    let mut pairs: Vec<_> =
-        words.chunks(2).map(|pair| pair.join(" ").replace("char-pts", "char-136")).collect();
+    let number = |pair: String| pair.replace("char-pts", "char-136").replace("block-blkext", "block-259");
+    let mut pairs: Vec<_> = words.chunks(2).map(|pair| number(pair.join(" "))).collect();
     pairs.sort();
     pairs
 }
