@@ -154,11 +154,21 @@ pub fn processes_in_cgroup(name: &str) -> BTreeSet<i32> {
     for entry in fs::read_dir("/proc").expect("/proc").flatten() {
         let Some(pid) = entry.file_name().to_str().and_then(|text| text.parse().ok()) else { continue };
         let cgroups = fs::read_to_string(entry.path().join("cgroup")).unwrap_or_default();
-        if cgroups.contains(name) && is_alive(pid) {
+        if cgroups.contains(name) && is_alive(pid) && !is_exiting(pid) {
             found.insert(pid);
         }
     }
     found
+}
+
+/// Whether a process is on its way out: the kernel takes it off its cgroup a moment before it is a zombie, so that the
+/// cgroup can be gone and the process still be there.
+fn is_exiting(pid: i32) -> bool {
+    // PF_EXITING of linux/sched.h.
+    const EXITING: u64 = 0x4;
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+    let flags = stat.rsplit_once(") ").and_then(|(_, rest)| rest.split(' ').nth(6)?.parse::<u64>().ok());
+    flags.is_none_or(|flags| flags & EXITING != 0)
 }
 
 /// Pids and names of processes that have this variable (`NAME=value`) in their environment.

@@ -210,18 +210,18 @@ pub fn copy_program(from: &Path, to: &Path) {
     assert!(copied.success(), "cp {} {}", from.display(), to.display());
 }
 
-/// Writes a script that is to be executed, by another process as in [`copy_program`].
+/// Writes a program that is to be executed, by another process as in [`copy_program`].
 ///
 /// # Panics
 /// When it can't be written.
-pub fn write_program(path: &Path, text: &str) {
+pub fn write_program(path: &Path, bytes: &(impl AsRef<[u8]> + ?Sized)) {
     let mut shell = Command::new("sh")
         .args(["-c", "cat >\"$0\" && chmod 755 \"$0\""])
         .arg(path)
         .stdin(Stdio::piped())
         .spawn()
         .expect("sh");
-    shell.stdin.take().expect("pipe").write_all(text.as_bytes()).expect("script");
+    shell.stdin.take().expect("pipe").write_all(bytes.as_ref()).expect("script");
     assert!(shell.wait().expect("sh").success(), "{}", path.display());
 }
 

@@ -245,7 +245,7 @@ fn start_without_a_program() {
     c.create(&[]).fails(1, "/nosuch");
     c.assert_nothing_left();
     // There at create, gone at start.
-    fs::copy(bundle.rootfs("bin/busybox"), bundle.rootfs("bin/sleeper")).unwrap();
+    davit_tests::copy_program(&bundle.rootfs("bin/busybox"), &bundle.rootfs("bin/sleeper"));
     bundle.args(&["/bin/sleeper"]);
     let c = world.container(&bundle);
     c.create(&[]).ok();

@@ -133,7 +133,7 @@ fn cgroups_paths_do_not_climb() {
     other.kill().unwrap();
     other.wait().unwrap();
     for root in host::cgroup_roots() {
-        let _ = fs::remove_dir(root.join(dir.file_name().unwrap()));
+        host::remove_when_empty(&root.join(dir.file_name().unwrap()));
     }
 }
 

@@ -27,10 +27,7 @@ fn bundle(world: &World) -> Bundle {
 
 /// What a process has open once it runs the program: numbers, and what is behind them.
 fn open(pid: i32) -> BTreeMap<i32, PathBuf> {
-    wait_until("the program", || {
-        let exe = fs::read_link(format!("/proc/{pid}/exe"));
-        exe.is_ok_and(|exe| exe.file_name().is_some_and(|name| name.to_string_lossy().starts_with("pause")))
-    });
+    program::wait_for(pid);
     let entries = fs::read_dir(format!("/proc/{pid}/fd")).unwrap().flatten();
     entries
         .map(|entry| {

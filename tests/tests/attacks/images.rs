@@ -238,7 +238,7 @@ fn set_uid_helpers_gain_nothing() {
             let line = status.lines().find(|line| line.starts_with(key)).unwrap().to_owned();
             line.split_whitespace().skip(1).map(str::to_owned).collect::<Vec<_>>().join(" ")
         };
-        davit_tests::wait_until("the helper", || value("Name:").starts_with("pause"));
+        crate::program::wait_for(c.pid());
         // Without the flag the trap does work, within the bounding set.
         assert_eq!(value("Uid:"), uids, "noNewPrivileges {no_new_privileges}");
         assert_eq!(u64::from_str_radix(&value("CapPrm:"), 16).unwrap(), permitted);

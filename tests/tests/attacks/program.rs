@@ -41,12 +41,22 @@ pub fn waits_for_ever() -> Vec<u8> {
 
 /// Writes it to a file that can be executed.
 pub fn install(path: &std::path::Path) {
-    // By another process: a descriptor that is open for writing here would be inherited by a call that another test
-    // starts just then, and execve(2) would say ETXTBSY.
-    let staged = path.with_extension("staged");
-    std::fs::write(&staged, waits_for_ever()).unwrap();
-    let copied =
-        std::process::Command::new("install").args(["-m", "755"]).arg(&staged).arg(path).status().unwrap();
-    assert!(copied.success());
-    std::fs::remove_file(&staged).unwrap();
+    davit_tests::write_program(path, &waits_for_ever());
+}
+
+/// Waits until a process waits in this program. Its file is not enough to go by: execve(2) closes descriptors and changes
+/// the ids after that has been exchanged.
+#[track_caller]
+pub fn wait_for(pid: i32) {
+    #[cfg(target_arch = "x86_64")]
+    const WAITS: &str = "34 ";
+    #[cfg(target_arch = "aarch64")]
+    const WAITS: &str = "73 ";
+    davit_tests::wait_until("the program", || {
+        let exe = std::fs::read_link(format!("/proc/{pid}/exe"));
+        let runs = exe
+            .is_ok_and(|exe| exe.file_name().is_some_and(|name| name.to_string_lossy().starts_with("pause")));
+        runs && std::fs::read_to_string(format!("/proc/{pid}/syscall"))
+            .is_ok_and(|now| now.starts_with(WAITS))
+    });
 }

@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
 
 use davit_tests::{Bundle, Output, RUNC, World, host, skip};
 use nix::fcntl::{AT_FDCWD, RenameFlags, renameat2};
@@ -22,6 +23,32 @@ pub fn enter(test: &str) -> Option<World> {
 /// How many containers are made while a racer runs: `ATTACK_CREATES`, or few.
 pub fn creates() -> usize {
     std::env::var("ATTACK_CREATES").ok().and_then(|text| text.parse().ok()).unwrap_or(25)
+}
+
+/// Longest time for a race to be met. It is no measure: a racer that gets no processor for a while loses nothing but
+/// time, and most races are met in a second.
+const PATIENCE: Duration = Duration::from_secs(120);
+
+/// Tries again and again, until that has met what it is about.
+#[track_caller]
+pub fn until_met(what: &str, mut met: impl FnMut() -> bool) {
+    let start = Instant::now();
+    while !met() {
+        assert!(start.elapsed() < PATIENCE, "tried for {PATIENCE:?} in vain: {what}");
+    }
+}
+
+/// Makes containers one after another: as many as [`creates`] says, and more until the race was met. The closure makes
+/// one and tells whether it was.
+#[track_caller]
+pub fn create_until_met(racer: &Racer, mut create: impl FnMut() -> bool) {
+    let mut made = 0;
+    until_met("both sides of the race", || {
+        let met = create();
+        made += 1;
+        // Many swaps for each container.
+        met && made >= creates() && racer.swaps() > 10 * made as u64
+    });
 }
 
 /// A directory of the host that no container may reach.
@@ -103,13 +130,17 @@ pub struct Racer {
 
 impl Racer {
     pub fn swap(one: &Path, other: &Path) -> Racer {
+        let (one, other) = (one.to_owned(), other.to_owned());
+        Racer::run(move || renameat2(AT_FDCWD, &one, AT_FDCWD, &other, RenameFlags::RENAME_EXCHANGE).is_ok())
+    }
+
+    /// Does something else again and again, which tells whether it could.
+    pub fn run(act: impl Fn() -> bool + Send + 'static) -> Racer {
         let (stop, swaps) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicU64::new(0)));
         let (end, count) = (Arc::clone(&stop), Arc::clone(&swaps));
-        let (one, other) = (one.to_owned(), other.to_owned());
         let thread = std::thread::spawn(move || {
             while !end.load(Ordering::Relaxed) {
-                let flags = RenameFlags::RENAME_EXCHANGE;
-                if renameat2(AT_FDCWD, &one, AT_FDCWD, &other, flags).is_ok() {
+                if act() {
                     count.fetch_add(1, Ordering::Relaxed);
                 }
                 // Both halves of a swap are to be met as often.
@@ -119,16 +150,15 @@ impl Racer {
         Racer { stop, swaps, thread: Some(thread) }
     }
 
-    /// Ends it and tells how many swaps there were, which must be many for each container.
-    #[track_caller]
-    pub fn stop(mut self, containers: usize) -> u64 {
+    /// How many swaps there were so far.
+    pub fn swaps(&self) -> u64 {
+        self.swaps.load(Ordering::Relaxed)
+    }
+
+    /// Ends it and tells how many swaps there were.
+    pub fn stop(mut self) -> u64 {
         self.end();
-        let swaps = self.swaps.load(Ordering::Relaxed);
-        assert!(
-            swaps > 10 * containers as u64,
-            "the racer swapped {swaps} times during {containers} creates"
-        );
-        swaps
+        self.swaps()
     }
 
     fn end(&mut self) {

@@ -55,8 +55,7 @@ pub const CASES: &[Case] = &[
             "#!/bin/sh\ncat > /dev/null; {{ echo $#; echo \"CARGO ${{CARGO:+as the caller's}}\"; }} > {}/bare\n",
             dir.display()
         );
-        std::fs::write(&script, text).unwrap();
-        std::fs::set_permissions(&script, std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
+        davit_tests::write_program(&script, &text);
         s.set("/hooks/createRuntime", json!([{"path": script}]));
     }),
 ];

@@ -245,12 +245,7 @@ fn path_of(pointer: &str) -> String {
 
 /// Files that some values need.
 fn prepare(bundle: &mut Bundle) {
-    let file = |path: &str, text: &str, mode: u32| {
-        std::fs::write(bundle.rootfs(path), text).unwrap();
-        let mode = std::os::unix::fs::PermissionsExt::from_mode(mode);
-        std::fs::set_permissions(bundle.rootfs(path), mode).unwrap();
-    };
-    file("script", "#!/no/interpreter\n", 0o755);
+    davit_tests::write_program(&bundle.rootfs("script"), "#!/no/interpreter\n");
     for (target, link) in [("/tmp", "link"), ("/proc", "toproc"), ("/loop", "loop")] {
         std::os::unix::fs::symlink(target, bundle.rootfs(link)).unwrap();
     }
