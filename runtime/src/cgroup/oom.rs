@@ -1,14 +1,15 @@
 //! OOM kills: their count, and a descriptor that becomes readable when there are new ones.
 
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
-use std::path::PathBuf;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
 use nix::fcntl::OFlag;
 use nix::poll::{PollFd, PollFlags, poll};
+use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout};
 use nix::sys::eventfd::{EfdFlags, EventFd};
-use nix::sys::inotify::{AddWatchFlags, InitFlags, Inotify};
+use nix::unistd::read;
 
 use super::Cgroup;
 use super::dir::{Dir, flat_key};
@@ -35,8 +36,8 @@ pub(super) fn kills(cgroup: &Cgroup) -> Option<u64> {
 /// Tells of OOM kills in a cgroup. Poll [`OomWatch::as_fd`] for reading, then call [`OomWatch::drain`], and again when
 /// [`OomWatch::recheck`] asks for it.
 ///
-/// On v2 it is inotify on memory.events, on v1 an eventfd registered in cgroup.event_control. Both also fire for
-/// other reasons (limit reached, cgroup removed, on v1 an OOM of a cgroup above), so the count of kills decides.
+/// On v2 it is an epoll on memory.events, on v1 an eventfd registered in cgroup.event_control. Both also fire for
+/// other reasons (limit reached, on v1 the cgroup removed or an OOM of a cgroup above), so the count of kills decides.
 #[derive(Debug)]
 pub struct OomWatch {
     dir: Dir,
@@ -47,16 +48,40 @@ pub struct OomWatch {
 
 #[derive(Debug)]
 enum Notify {
-    /// v2. The directory of the watched file is held open, since inotify takes a path.
-    Inotify(Inotify, Above, Modified),
+    /// v2. The last is when the file was last seen to change: see [`CHANGE`].
+    Epoll(Changes, Above, Option<Instant>),
     /// v1; the kernel drops the registration when the eventfd is closed.
     EventFd(EventFd, Unexplained),
 }
 
-/// When memory.events of v2 was last seen to change. The limit that is reached changes it before a victim is counted, and
-/// a change soon after another is notified late, so it may be the only one that is seen of a cgroup that goes.
+/// Changes of a file of v2, told by poll(2): the kernel wakes who polls in the call that counts, before the victim is
+/// killed (`kernfs_notify`). Of a cgroup that is gone it is known to the end whether there was one: the removal wakes
+/// nobody, and a file that is gone is ready only for who asks without having been woken, which an edge-triggered
+/// epoll does not do. inotify would be told by a workqueue, which may be later than systemd's removal of the cgroup.
 #[derive(Debug)]
-struct Modified(Option<Instant>);
+struct Changes {
+    epoll: Epoll,
+    /// The registration ends with it.
+    _file: OwnedFd,
+}
+
+impl Changes {
+    fn of(dir: &Dir, file: &str) -> Result<Changes, Error> {
+        let error = |errno| Error::Io { action: "watch", path: dir.path().join(file), errno };
+        let watched = dir.open_file(file, OFlag::O_RDONLY)?;
+        // What was never read counts as changed.
+        read(&watched, &mut [0; 1024]).map_err(error)?;
+        let epoll = Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC).map_err(error)?;
+        let event = EpollEvent::new(EpollFlags::EPOLLPRI | EpollFlags::EPOLLET, 0);
+        epoll.add(&watched, event).map_err(error)?;
+        Ok(Changes { epoll, _file: watched })
+    }
+
+    /// Whether there were any since the last call.
+    fn any(&self) -> bool {
+        matches!(self.epoll.wait(&mut [EpollEvent::empty()], EpollTimeout::ZERO), Ok(1))
+    }
+}
 
 /// Notifications of v1 that no count has explained yet: the kernel notifies before it looks for a victim, here and in
 /// all cgroups below the one that is out of memory (mm/memcontrol-v1.c, `mem_cgroup_oom_notify`).
@@ -69,6 +94,11 @@ struct Unexplained {
 /// The victim is counted in the call that notifies, but after the kernel's report is printed, which may take its time
 /// on a serial console. A notification that has no victim after this time had it elsewhere, or none.
 const VICTIM: Duration = Duration::from_secs(1);
+
+/// The limit that is reached changes memory.events of v2 before a victim is counted, and a change within ten
+/// milliseconds of another is told late, or never if the cgroup goes first (`cgroup_file_notify`). So the change from
+/// before may be the only one of a kill; between the two a starved machine may take its time.
+const CHANGE: Duration = Duration::from_secs(10);
 
 /// Milliseconds that the notification of a cgroup's removal may take at most: it comes from a workqueue, after a grace
 /// period of RCU, and both take their time on a machine that is busy.
@@ -99,22 +129,31 @@ struct Above {
 }
 
 impl Above {
-    fn of(dir: &Dir, file: &str) -> Above {
-        let path = dir.path().parent().map(PathBuf::from).unwrap_or_default();
-        let kills = Above::read(&path, file);
-        Above { path, kills }
+    fn of(dir: &Dir) -> Above {
+        Above { path: dir.path().parent().map(PathBuf::from).unwrap_or_default(), kills: None }
     }
 
-    fn read(path: &std::path::Path, file: &str) -> Option<u64> {
+    fn read(path: &Path, file: &str) -> Option<u64> {
         count(&Dir::open(path).ok()?, file)
     }
 
-    /// Whether there are more kills than at the last look.
-    fn has_more(&mut self, file: &str) -> bool {
-        let now = Above::read(&self.path, file);
+    /// The watched cgroup's own count, None when it is gone, and whether there are more kills above than at the last
+    /// look. Both are of one moment: a kill counted between the two reads would be taken for known above, and be lost
+    /// with the cgroup.
+    fn look(&mut self, dir: &Dir, file: &str) -> (Option<u64>, bool) {
+        const TRIES: usize = 10;
+        let mut own = count(dir, file);
+        let mut now = None;
+        for _ in 0..TRIES {
+            now = Above::read(&self.path, file);
+            let before = std::mem::replace(&mut own, count(dir, file));
+            if own == before {
+                break;
+            }
+        }
         let more = now > self.kills && self.kills.is_some();
         self.kills = now;
-        more
+        (own, more)
     }
 }
 
@@ -122,10 +161,17 @@ impl OomWatch {
     pub(super) fn new(cgroup: &Cgroup) -> Result<OomWatch, Error> {
         let (member, file) = source(cgroup).ok_or(Error::NoController("memory"))?;
         let dir = Dir::open(member.path())?;
-        let seen = count(&dir, file).ok_or(Error::NoController("memory"))?;
-        let notify = match member.version() {
-            Version::V1 => Notify::by_eventfd(&dir, file)?,
-            Version::V2 => Notify::by_inotify(&dir, file)?,
+        let none = || Error::NoController("memory");
+        let (notify, seen) = match member.version() {
+            Version::V1 => {
+                let seen = count(&dir, file).ok_or_else(none)?;
+                (Notify::by_eventfd(&dir, file)?, seen)
+            }
+            Version::V2 => {
+                let (changes, mut above) = (Changes::of(&dir, file)?, Above::of(&dir));
+                let (seen, _) = above.look(&dir, file);
+                (Notify::Epoll(changes, above, None), seen.ok_or_else(none)?)
+            }
         };
         Ok(OomWatch { dir, file, notify, seen })
     }
@@ -135,30 +181,24 @@ impl OomWatch {
     /// Never blocks. Also call it once before the cgroup is removed: a kill that came last may not have been
     /// notified yet.
     pub fn drain(&mut self) -> bool {
-        let counted = count(&self.dir, self.file);
-        let killed_at_last = match &mut self.notify {
-            Notify::Inotify(inotify, above, modified) => {
-                // EAGAIN ends the queue; anything else can only be told by the count.
-                while let Ok(events) = inotify.read_events() {
-                    if events.iter().any(|event| event.mask.contains(AddWatchFlags::IN_MODIFY)) {
-                        modified.0 = Some(Instant::now());
-                    }
+        let (counted, killed_at_last) = match &mut self.notify {
+            Notify::Epoll(changes, above, changed) => {
+                // Before the count is read: a kill behind that makes the descriptor readable again.
+                if changes.any() {
+                    *changed = Some(Instant::now());
                 }
-                let killed = above.has_more(self.file);
-                let recently = modified.0.is_some_and(|when| when.elapsed() < VICTIM);
-                if counted.map_or(killed, |now| now > self.seen) {
-                    modified.0 = None;
-                }
-                killed && recently
+                let (counted, more) = above.look(&self.dir, self.file);
+                (counted, more && changed.is_some_and(|when| when.elapsed() < CHANGE))
             }
             Notify::EventFd(eventfd, unexplained) => {
+                let counted = count(&self.dir, self.file);
                 unexplained.add(eventfd);
                 // The removal notifies once; what came on top of that was an OOM.
                 let killed = unexplained.number > 1;
                 if counted.map_or(killed, |now| now > self.seen) {
                     unexplained.number = 0;
                 }
-                killed
+                (counted, killed)
             }
         };
         // Without a count the cgroup is gone.
@@ -206,15 +246,6 @@ impl OomWatch {
 }
 
 impl Notify {
-    fn by_inotify(dir: &Dir, file: &'static str) -> Result<Notify, Error> {
-        let error = |errno| Error::Io { action: "watch", path: dir.path().join(file), errno };
-        let inotify = Inotify::init(InitFlags::IN_CLOEXEC | InitFlags::IN_NONBLOCK).map_err(error)?;
-        // Through the open directory, so that it is the same cgroup.
-        let path = format!("/proc/self/fd/{}/{file}", dir.as_fd().as_raw_fd());
-        inotify.add_watch(path.as_str(), AddWatchFlags::IN_MODIFY).map_err(error)?;
-        Ok(Notify::Inotify(inotify, Above::of(dir, file), Modified(None)))
-    }
-
     fn by_eventfd(dir: &Dir, file: &'static str) -> Result<Notify, Error> {
         let error = |errno: Errno| Error::Io { action: "watch", path: dir.path().join(file), errno };
         let control = dir.open_file(file, OFlag::O_RDONLY)?;
@@ -228,8 +259,72 @@ impl Notify {
 impl AsFd for OomWatch {
     fn as_fd(&self) -> BorrowedFd<'_> {
         match &self.notify {
-            Notify::Inotify(inotify, ..) => inotify.as_fd(),
+            // The descriptor of an epoll can be polled as any other.
+            Notify::Epoll(changes, ..) => changes.epoll.0.as_fd(),
             Notify::EventFd(eventfd, _) => eventfd.as_fd(),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+    use std::process::{Child, Command};
+
+    use super::*;
+
+    /// A cgroup of v2, wherever this machine has them.
+    fn made(name: &str) -> Option<PathBuf> {
+        let mounts = fs::read_to_string("/proc/self/mounts").unwrap();
+        let mount = mounts.lines().find(|line| line.split(' ').nth(2) == Some("cgroup2"))?;
+        let path = Path::new(mount.split(' ').nth(1)?).join(format!("davit-{name}-{}", std::process::id()));
+        fs::create_dir(&path).ok()?;
+        Some(path)
+    }
+
+    fn remove(path: &Path) {
+        let start = Instant::now();
+        while let Err(e) = fs::remove_dir(path) {
+            assert!(start.elapsed() < Duration::from_secs(30), "{e}");
+        }
+    }
+
+    fn sleeper(cgroup: &Path) -> Child {
+        let child = Command::new("sleep").arg("1000").spawn().unwrap();
+        fs::write(cgroup.join("cgroup.procs"), child.id().to_string()).unwrap();
+        child
+    }
+
+    fn is_readable(changes: &Changes) -> bool {
+        let mut fds = [PollFd::new(changes.epoll.0.as_fd(), PollFlags::POLLIN)];
+        poll(&mut fds, 0_u8).unwrap() == 1
+    }
+
+    /// As systemd removes a cgroup: at once when its last process has gone, with the file that tells so.
+    #[test]
+    fn a_change_is_known_of_a_file_that_is_gone() {
+        for round in 0..20 {
+            let Some(path) = made("gone") else {
+                println!(
+                    "SKIPPED cgroup::oom::a_change_is_known_of_a_file_that_is_gone: no cgroup v2 to write"
+                );
+                return;
+            };
+            let changes = round % 2 == 0;
+            let child = changes.then(|| sleeper(&path));
+            let dir = Dir::open(&path).unwrap();
+            // What comes sooner after the start of the process would be told late.
+            std::thread::sleep(Duration::from_millis(30));
+            let watched = Changes::of(&dir, "cgroup.events").unwrap();
+            assert!(!is_readable(&watched) && !watched.any(), "round {round}: nothing has happened yet");
+            if let Some(mut child) = child {
+                child.kill().unwrap();
+                child.wait().unwrap();
+            }
+            remove(&path);
+            assert_eq!(is_readable(&watched), changes, "round {round}");
+            assert_eq!(watched.any(), changes, "round {round}");
+            assert!(!is_readable(&watched) && !watched.any(), "round {round}: it is told once");
         }
     }
 }
