@@ -188,7 +188,11 @@ fn foreign_scope(name: &str, properties: &[&str]) -> Child {
         command.args(["-p", property]);
     }
     let child = command.args(["sleep", "1000"]).spawn().unwrap();
-    wait_until("a foreign scope", || load_state(name) == "loaded");
+    // Loaded it is before its process is in it.
+    wait_until("a foreign scope", || {
+        let state = show(name).remove("ActiveState").unwrap_or_default();
+        !["", "inactive", "activating"].contains(&state.as_str())
+    });
     child
 }
 

@@ -195,7 +195,10 @@ fn limits_apply_in_a_delegated_scope() {
     bundle.script("(i=0; while [ $i -lt 60 ]; do sleep 1000 & i=$((i + 1)); done); exec sleep 1000");
     let container = world.container(&bundle);
     let running = container.call("run", &[], &[]).dir(container.bundle()).spawn();
-    wait_until("the container", || container.simple("state").code == 0 && container.pid() != 0);
+    wait_until("the container", || {
+        let state = container.simple("state");
+        state.code == 0 && state.json()["status"] == "running"
+    });
     let dir = cgroup_of(container.pid());
     assert!(dir.starts_with(manager_cgroup()), "{dir:?}");
     assert_eq!(["memory.max", "pids.max"].map(|file| read(&dir, file)), [LIMIT.to_string(), "40".to_owned()]);
