@@ -105,7 +105,7 @@ impl Containerd {
     }
 
     fn wait_until_up(&self) -> Result<()> {
-        if poll::within(60, || (self.ctr(&["version"]).code == 0).then_some(())).is_none() {
+        if poll::within(180, || (self.ctr(&["version"]).code == 0).then_some(())).is_none() {
             bail!("containerd did not come up: {}", self.log());
         }
         Ok(())
@@ -220,11 +220,17 @@ impl Containerd {
         self.daemon.id() as i32
     }
 
+    /// Waits until a container's `until-term` ends by SIGTERM as it should.
+    #[track_caller]
+    pub fn wait_for_trap(&self, id: &str) {
+        poll::until_trapped(self.pid_of(id).expect("pid"));
+    }
+
     /// Waits until `ctr` shows that the container has ended.
     #[track_caller]
     pub fn wait_for_end(&self, id: &str) {
         let ended = |status: &Option<String>| status.as_deref() == Some("STOPPED");
-        poll::until(&format!("the end of {id}"), 30, || self.status(id), ended);
+        poll::until(&format!("the end of {id}"), 60, || self.status(id), ended);
     }
 
     /// Kills a container, waits for its end, and removes task and container.
@@ -252,7 +258,7 @@ impl Containerd {
     /// Panics if anything of this daemon's containers is left. Shims end a little after the last call.
     pub fn assert_nothing_left(&self) {
         let mut left = Vec::new();
-        poll::within(15, || {
+        poll::within(60, || {
             left = leaks::left(&self.namespace, self.dir());
             left.is_empty().then_some(())
         });

@@ -45,6 +45,22 @@ pub fn until_gone(pid: i32) {
     });
 }
 
+/// Waits until a container's `until-term` has set its trap: before that the first process of a pid namespace ignores
+/// SIGTERM, and a runtime's own process, not yet replaced, has handlers of its own.
+#[track_caller]
+pub fn until_trapped(pid: i32) {
+    const SIGTERM: u64 = 1 << 14;
+    let read = |file: &str| std::fs::read_to_string(format!("/proc/{pid}/{file}")).unwrap_or_default();
+    let caught = || {
+        let status = read("status");
+        let mask = status.lines().find_map(|line| line.strip_prefix("SigCgt:")).unwrap_or_default();
+        (read("comm").trim_end().to_owned(), u64::from_str_radix(mask.trim(), 16).unwrap_or(0))
+    };
+    until(&format!("the trap of process {pid}"), 60, caught, |(name, mask)| {
+        name == "until-term" && mask & SIGTERM != 0
+    });
+}
+
 /// Asks until there is an answer or `seconds` are over.
 pub fn within<T>(seconds: u64, mut ask: impl FnMut() -> Option<T>) -> Option<T> {
     let end = Instant::now() + Duration::from_secs(seconds);

@@ -37,12 +37,12 @@ impl OnTerminal {
 
     /// Gives the terminal another size; the kernel tells the command by SIGWINCH.
     pub fn resize(&self, rows: u16, columns: u16) -> Result<()> {
-        let (rows, columns) = (rows.to_string(), columns.to_string());
-        let mut stty = Command::new("stty");
-        stty.args(["rows", &rows, "cols", &columns]).stdin(Stdio::from(self.slave.try_clone()?));
-        let out = stty.output()?;
-        anyhow::ensure!(out.status.success(), "stty: {}", String::from_utf8_lossy(&out.stderr));
-        Ok(())
+        self.resizer()?.resize(rows, columns)
+    }
+
+    /// What another thread changes the size with.
+    pub fn resizer(&self) -> Result<Resizer> {
+        Ok(Resizer(self.slave.try_clone()?))
     }
 
     /// Types this.
@@ -73,6 +73,21 @@ impl OnTerminal {
         let mut rest = Vec::new();
         let _ = self.master.read_to_end(&mut rest);
         Ok((self.child.wait()?, String::from_utf8_lossy(&rest).into_owned()))
+    }
+}
+
+/// Changes a terminal's size. As long as it is there the terminal has not ended.
+pub struct Resizer(OwnedFd);
+
+impl Resizer {
+    /// See [`OnTerminal::resize`].
+    pub fn resize(&self, rows: u16, columns: u16) -> Result<()> {
+        let (rows, columns) = (rows.to_string(), columns.to_string());
+        let mut stty = Command::new("stty");
+        stty.args(["rows", &rows, "cols", &columns]).stdin(Stdio::from(self.0.try_clone()?));
+        let out = stty.output()?;
+        anyhow::ensure!(out.status.success(), "stty: {}", String::from_utf8_lossy(&out.stderr));
+        Ok(())
     }
 }
 

@@ -213,7 +213,7 @@ fn by_podman(release: Release) {
     count_of(restored + 5);
     ok(&["rm", "--force", "--time", "0", "one"]);
     let mut left = Vec::new();
-    poll::within(15, || {
+    poll::within(60, || {
         left = podman.left();
         left.is_empty().then_some(())
     });

@@ -34,8 +34,9 @@ impl Crio {
         config["linux"]["cgroupsPath"] = json!(format!("/{}/c", crio.id));
         fs::write(file, config.to_string()).expect("config");
         crio.conmon("create", if terminal { &["--terminal"] } else { &[] });
-        poll::until("the container's pid file", 30, || fs::read(crio.path("create.pid")), Result::is_ok)
-            .expect("pid");
+        // conmon goes into the background before davit has made it.
+        let made = || crio.path("create.pid").exists() && crio.try_status().is_some_and(|s| s == "created");
+        poll::until("the container and its pid file", 60, made, |made| *made);
         crio
     }
 
@@ -95,7 +96,13 @@ impl Crio {
     }
 
     fn status(&self) -> Value {
-        serde_json::from_str::<Value>(&self.davit(&["state", &self.id])).expect("JSON")["status"].clone()
+        self.try_status().expect("state")
+    }
+
+    fn try_status(&self) -> Option<Value> {
+        let mut state = Command::new(setup::runtime());
+        let out = setup::run(state.args(["--root", &self.text("state"), "state", &self.id])).ok()?;
+        Some(serde_json::from_slice::<Value>(&out.stdout).ok()?["status"].clone())
     }
 
     /// The exit file's content, once it is there.

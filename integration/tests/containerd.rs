@@ -4,6 +4,7 @@
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::process::{Command, Stdio};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc;
 use std::thread;
 use std::time::Duration;
@@ -116,8 +117,21 @@ fn terminal_has_the_size(daemon: &Containerd) {
     let mut screen = OnTerminal::start(&command, 40, 120).expect("terminal");
     let shown = screen.read_until("first-size").expect("first size");
     assert!(shown.contains("/dev/"), "{shown}");
-    screen.resize(50, 100).expect("resize");
-    screen.read_until("second-size").expect("second size");
+    // ctr sets the first size before it listens for changes: one that comes between is lost, so there are more.
+    let sized = AtomicBool::new(false);
+    thread::scope(|scope| {
+        let resizer = screen.resizer().expect("terminal");
+        let sized = &sized;
+        scope.spawn(move || {
+            while !sized.load(Ordering::Relaxed) {
+                resizer.resize(50, 101).and_then(|()| resizer.resize(50, 100)).expect("resize");
+                thread::sleep(Duration::from_millis(500));
+            }
+        });
+        let shown = screen.read_until("second-size");
+        sized.store(true, Ordering::Relaxed);
+        shown.expect("second size");
+    });
     screen.write("hello\n").expect("type");
     screen.read_until("got hello").expect("typed text");
     let (status, rest) = screen.finish().expect("end");
@@ -165,6 +179,7 @@ fn lifecycle(daemon: &Containerd) {
     // A running task is not deleted.
     assert_ne!(daemon.ctr(&["task", "rm", &id]).code, 0);
     assert_eq!(daemon.status(&id).as_deref(), Some("RUNNING"));
+    daemon.wait_for_trap(&id);
     daemon.ok(&["task", "kill", "-s", "TERM", &id]);
     daemon.wait_for_end(&id);
     let deleted = daemon.ctr(&["task", "rm", &id]);
@@ -384,6 +399,7 @@ fn another_runtime() {
     daemon.ok(&[&shim[..], &[setup::IMAGE, &id, "until-term", "8"]].concat());
     let exec = daemon.ctr(&["task", "exec", "--exec-id", "x", &id, "sh", "-c", "echo inside; exit 3"]);
     assert_eq!((exec.code, exec.out.as_str()), (3, "inside\n"), "{}", exec.err);
+    daemon.wait_for_trap(&id);
     daemon.ok(&["task", "kill", "-s", "TERM", &id]);
     daemon.wait_for_end(&id);
     assert!(daemon.ctr(&["task", "rm", &id]).err.contains("exit code 8"));
@@ -437,6 +453,17 @@ fn shim_at_rest() {
     let status = std::fs::read_to_string(format!("/proc/{}/status", shims[0])).expect("status");
     let threads = status.lines().find_map(|l| l.strip_prefix("Threads:")).expect("Threads").trim();
     assert_eq!(threads, "1");
+    // What comes after the last answer is over when the shim has not been on a processor for a while.
+    let switches = || {
+        let status = std::fs::read_to_string(format!("/proc/{}/status", shims[0])).expect("status");
+        status.lines().filter(|line| line.contains("ctxt_switches")).collect::<String>()
+    };
+    let quiet = || {
+        let before = switches();
+        thread::sleep(Duration::from_secs(2));
+        (before, switches())
+    };
+    poll::until("the shim to be at rest", 60, quiet, |(before, after)| before == after);
     let trace = daemon.dir().join("trace");
     // timeout(1) ends strace by SIGINT, on which it detaches and leaves the shim as it was.
     let traced = Command::new("timeout")

@@ -36,7 +36,7 @@ fn podman_run_exec_logs() {
     assert_eq!(podman.podman(&["inspect", "--format", "{{.State.ExitCode}}", "one"]).out, "137\n");
     assert_eq!(podman.podman(&["rm", "one"]).code, 0);
     let mut left = Vec::new();
-    poll::within(15, || {
+    poll::within(60, || {
         left = podman.left();
         left.is_empty().then_some(())
     });

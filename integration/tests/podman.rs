@@ -156,7 +156,7 @@ fn answers(release: Release, runtime: std::path::PathBuf, table: &Table) -> Vec<
 
 fn assert_nothing_left(podman: &Podman) {
     let mut left = Vec::new();
-    poll::within(15, || {
+    poll::within(60, || {
         left = podman.left();
         left.is_empty().then_some(())
     });
@@ -241,7 +241,7 @@ fn life_of_a_container(release: Release) {
     assert_eq!(state(), "paused 0");
     ok(&["unpause", "one"]);
     assert_eq!(state(), "running 0");
-    ok(&["stop", "one"]);
+    ok(&["stop", "-t", "60", "one"]);
     assert_eq!(state(), "exited 5");
     ok(&["start", "one"]);
     ok(&["kill", "--signal", "KILL", "one"]);

@@ -17,9 +17,10 @@ pub fn a_hook_then_the_grace_period(node: &Node) {
         pod.script("polite", "trap 'cat /bye; exit 5' TERM; echo ready; while :; do sleep 0.05; done");
     poll::until("the trap", 30, || pod.log("polite"), |seen| seen.contains("ready"));
     pod.output(&polite, "echo farewell >/bye");
-    pod.stop(&polite, 20);
+    pod.stop(&polite, 60);
     assert_eq!(pod.end(&polite), (5, "Error".to_owned()));
-    assert!(pod.log("polite").contains("farewell"));
+    // containerd writes the log on a thread of its own.
+    poll::until("the last words", 30, || pod.log("polite"), |seen| seen.contains("farewell"));
     let deaf = pod.script("deaf", "trap '' TERM; echo deaf; while :; do sleep 0.05; done");
     poll::until("the trap", 30, || pod.log("deaf"), |seen| seen.contains("deaf"));
     let start = Instant::now();
@@ -32,12 +33,12 @@ pub fn a_hook_then_the_grace_period(node: &Node) {
     let probed = pod.script("probed", "sleep 1000");
     let (mut cri, id) = (node.cri(), probed.clone());
     let probe = std::thread::spawn(move || {
-        let cmd = ["sleep".to_owned(), "1000".to_owned()].to_vec();
+        let cmd = ["sleep".to_owned(), "1001".to_owned()].to_vec();
         cri.exec_sync(k8s_cri::v1::ExecSyncRequest { container_id: id, cmd, timeout: 100 })
     });
-    poll::until("the exec to run", 30, || pod.output(&probed, "ps"), |seen| seen.contains("2 root"));
+    poll::until("the exec to run", 30, || pod.output(&probed, "ps"), |seen| seen.contains("sleep 1001"));
     // In the pod's pid namespace it is no process 1, which SIGTERM would not end.
-    pod.stop(&probed, 10);
+    pod.stop(&probed, 60);
     assert_eq!(pod.end(&probed).0, 143);
     let answer = probe.join().expect("thread");
     assert!(answer.as_ref().is_ok_and(|reply| reply.exit_code == 137) || answer.is_err(), "{answer:?}");

@@ -12,11 +12,11 @@ use crate::pods::parent;
 pub fn results_time_outs_and_limits(node: &Node) {
     let mut pod = node.pod("sync");
     let id = pod.script("sleeper", "sleep 1000");
-    let both = pod.exec_sync(&id, &["sh", "-c", "echo out; echo err >&2; exit 7"], 10).expect("exec");
+    let both = pod.exec_sync(&id, &["sh", "-c", "echo out; echo err >&2; exit 7"], 60).expect("exec");
     assert_eq!(both, (7, "out\n".to_owned(), "err\n".to_owned()));
-    let killed = pod.exec_sync(&id, &["sh", "-c", "kill -9 $$"], 10).expect("exec");
+    let killed = pod.exec_sync(&id, &["sh", "-c", "kill -9 $$"], 60).expect("exec");
     assert_eq!(killed.0, 137);
-    let missing = pod.exec_sync(&id, &["/no/such/program"], 10).expect_err("no such program");
+    let missing = pod.exec_sync(&id, &["/no/such/program"], 60).expect_err("no such program");
     assert!(missing.message().contains("no such file or directory"), "{missing}");
     // Out of time: the process is killed, and what it has left does not keep the call.
     let late = pod.exec_sync(&id, &["sh", "-c", "echo said; sleep 4141"], 1).expect_err("time-out");
@@ -24,14 +24,14 @@ pub fn results_time_outs_and_limits(node: &Node) {
     let own = || pod.output(&id, "ps -o args | grep -c '^sh -c echo said' || true");
     poll::until("the end of what was late", 30, own, |count| count == "0");
     // A grandchild that holds the pipe open: an exec that ends well is answered once the pipe is closed.
-    let left = pod.exec_sync(&id, &["sh", "-c", "sleep 1 & echo parent"], 30).expect("exec");
+    let left = pod.exec_sync(&id, &["sh", "-c", "sleep 1 & echo parent"], 60).expect("exec");
     assert_eq!(left, (0, "parent\n".to_owned(), String::new()));
     // No more than 16 MiB are kept, and the rest does not stop the process.
     let flood = "head -c 20000000 /dev/zero | tr '\\0' f; echo done >&2";
     let (code, out, err) = pod.exec_sync(&id, &["sh", "-c", flood], 60).expect("exec");
     assert_eq!((code, out.len(), err.as_str()), (0, 16 << 20, "done\n"));
     pod.stop(&id, 0);
-    let ended = pod.exec_sync(&id, &["true"], 10).expect_err("not running");
+    let ended = pod.exec_sync(&id, &["true"], 60).expect_err("not running");
     assert!(ended.message().contains("CONTAINER_EXITED state"), "{ended}");
     pod.remove();
 }

@@ -149,7 +149,7 @@ impl Node {
             let status = cri.status(Default::default()).ok()?.status?;
             status.conditions.iter().all(|condition| condition.status).then_some(())
         };
-        if poll::within(60, ready).is_none() {
+        if poll::within(180, ready).is_none() {
             panic!("CRI is not ready: {}", self.containerd.log());
         }
     }

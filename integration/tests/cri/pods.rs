@@ -32,7 +32,8 @@ pub fn several_containers_in_one_shim(node: &Node) {
         pod.output(&two, "readlink /proc/self/ns/mnt")
     );
     assert_eq!(pod.output(&one, "hostname"), "several");
-    assert_eq!(pod.output(&one, "nc 127.0.0.1 8080"), "from two");
+    // Once its neighbour listens.
+    assert_eq!(pod.output(&one, "until nc 127.0.0.1 8080 2>/dev/null; do usleep 50000; done"), "from two");
     // The pod's address is the network's.
     let request = PodSandboxStatusRequest { pod_sandbox_id: pod.id.clone(), verbose: false };
     let status = pod.cri.pod_sandbox_status(request).expect("status").status.expect("status");
@@ -72,7 +73,12 @@ pub fn log_and_its_rotation(node: &Node) {
     fs::rename(&path, format!("{path}.1")).expect("rotate");
     pod.cri.reopen_container_log(ReopenContainerLogRequest { container_id: id.clone() }).expect("reopen");
     pod.output(&id, "touch /go");
-    poll::until("the lines after", 30, || pod.log("logger"), |seen| seen.contains(" F x"));
+    poll::until(
+        "the lines after",
+        30,
+        || pod.log("logger"),
+        |seen| seen.contains(" F x") && seen.ends_with('\n'),
+    );
     let log = pod.log("logger");
     assert!(log.lines().next().is_some_and(|line| line.ends_with("stdout F second")), "{log:.200}");
     // A long line is split at 16 KiB, each part but the last with the tag for it, and nothing of it is lost.

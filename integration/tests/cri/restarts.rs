@@ -8,9 +8,9 @@ use nix::unistd::Pid;
 use crate::node::{Node, Pod};
 use crate::pods::parent;
 
-fn sandbox_state(pod: &mut Pod<'_>) -> PodSandboxState {
+fn try_sandbox_state(pod: &mut Pod<'_>) -> Option<PodSandboxState> {
     let request = PodSandboxStatusRequest { pod_sandbox_id: pod.id.clone(), verbose: false };
-    pod.cri.pod_sandbox_status(request).expect("status").status.expect("status").state()
+    Some(pod.cri.pod_sandbox_status(request).ok()?.status?.state())
 }
 
 /// All of the pod ends with its shim, and kubelet learns of it.
@@ -28,11 +28,11 @@ pub fn shim_killed(node: &mut Node) {
         assert!([137, 255].contains(&code), "{id}: {code}");
     }
     assert_eq!(pod.end(&known).0, 9);
-    let ended = |seen: &PodSandboxState| *seen == PodSandboxState::SandboxNotready;
-    poll::until("the sandbox to be seen ended", 30, || sandbox_state(&mut pod), ended);
-    poll::until_gone(first);
     // While containerd cleans up after the dead shim, its answer is "ttrpc: closed" (with any shim): kubelet asks again.
-    poll::until("the pod's removal", 30, || pod.try_remove(), Result::is_ok).expect("removal");
+    let ended = |seen: &Option<PodSandboxState>| *seen == Some(PodSandboxState::SandboxNotready);
+    poll::until("the sandbox to be seen ended", 60, || try_sandbox_state(&mut pod), ended);
+    poll::until_gone(first);
+    poll::until("the pod's removal", 60, || pod.try_remove(), Result::is_ok).expect("removal");
 }
 
 /// Orderly and by a crash: containers run on, and the code of one that ends meanwhile is not lost.
@@ -55,7 +55,7 @@ pub fn daemon_restarted(node: &mut Node) {
         assert_eq!(pod.end(&ends).0, 7, "after {signal}");
         assert_eq!(pod.status(&runs).state(), ContainerState::ContainerRunning);
         assert_eq!(pod.pid(&runs), first);
-        assert_eq!(sandbox_state(&mut pod), PodSandboxState::SandboxReady);
+        assert_eq!(try_sandbox_state(&mut pod), Some(PodSandboxState::SandboxReady));
         assert_eq!(pod.output(&runs, "echo inside"), "inside");
         let before = pod.log("runs").lines().count();
         let lines = || pod.log("runs").lines().count();

@@ -50,7 +50,7 @@ pub fn contexts(node: &Node) {
         },
     ));
     pod.output(&capable, "ip link add dummy type bridge || ip link set lo down");
-    let chown = pod.exec_sync(&capable, &["chown", "5", "/etc/group"], 10).expect("exec");
+    let chown = pod.exec_sync(&capable, &["chown", "5", "/etc/group"], 60).expect("exec");
     assert_ne!(chown.0, 0);
     mounts(node, &mut pod);
     pod.remove();
@@ -71,7 +71,7 @@ fn mounts(node: &Node, pod: &mut crate::node::Pod<'_>) {
     }
     let id = pod.run(config);
     assert_eq!(pod.output(&id, "cat /ro/file; echo new >/rw/new; cat /ro/new"), "data\nnew");
-    assert_ne!(pod.exec_sync(&id, &["touch", "/ro/x"], 10).expect("exec").0, 0);
+    assert_ne!(pod.exec_sync(&id, &["touch", "/ro/x"], 60).expect("exec").0, 0);
 }
 
 pub fn seccomp_and_apparmor(node: &Node) {
@@ -94,10 +94,10 @@ pub fn seccomp_and_apparmor(node: &Node) {
         let context = LinuxContainerSecurityContext { seccomp: Some(seccomp), ..Default::default() };
         let id = pod.run(secured(name, context));
         assert_eq!(pod.output(&id, "grep Seccomp: /proc/self/status | cut -f2"), mode, "{name}");
-        let made = pod.exec_sync(&id, &["mkdir", "/made"], 10).expect("exec");
+        let made = pod.exec_sync(&id, &["mkdir", "/made"], 60).expect("exec");
         assert_eq!(made.0 == 0, name != "local", "{name}: {made:?}");
         // RuntimeDefault keeps a container without CAP_SYS_ADMIN from a new user namespace.
-        let unshared = pod.exec_sync(&id, &["unshare", "-U", "true"], 10).expect("exec");
+        let unshared = pod.exec_sync(&id, &["unshare", "-U", "true"], 60).expect("exec");
         assert_eq!(unshared.0 == 0, name != "default", "{name}: {unshared:?}");
     }
     apparmor(&mut pod);

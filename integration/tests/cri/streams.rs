@@ -49,6 +49,8 @@ pub fn exec_attach_and_port_forward(node: &Node) {
     assert_eq!((out.as_str(), err.as_str()), ("", "err\n"), "{result}");
     attach(&mut pod);
     attach_to_a_terminal(&mut pod);
+    // 80 listens, of either family.
+    pod.output(&server, "until grep -q ':0050 .* 0A ' /proc/net/tcp /proc/net/tcp6; do usleep 50000; done");
     port_forward(&mut pod);
     pod.remove();
 }

@@ -2,8 +2,9 @@
 
 use std::time::{SystemTime, UNIX_EPOCH};
 
+use davit_integration::containerd::Call;
 use davit_integration::docker::Docker;
-use davit_integration::poll;
+use davit_integration::{leaks, poll};
 
 /// `State.Status` and `State.ExitCode`.
 fn state(docker: &Docker, name: &str) -> String {
@@ -20,13 +21,14 @@ pub fn start(docker: &Docker, name: &str, options: &[&str], script: &str) {
 }
 
 pub fn from_run_to_rm(docker: &Docker) {
-    let hello = docker.run(&["--rm"], &["echo", "hello"]);
+    let hello = docker.run_heard(docker.runtime(), &[], &["echo", "hello"]);
     assert_eq!((hello.code, hello.out.as_str()), (0, "hello\n"), "{}", hello.err);
     let script = "trap 'echo ending; exit 5' TERM; echo in the log; echo as an error >&2
         while :; do sleep 0.05; done";
     start(docker, "life", &[], script);
-    let logs = docker.docker(&["logs", "life"]);
-    assert_eq!((logs.out.as_str(), logs.err.as_str()), ("ready\nin the log\n", "as an error\n"));
+    let logs = || docker.docker(&["logs", "life"]);
+    let all = |logs: &Call| logs.out == "ready\nin the log\n" && logs.err == "as an error\n";
+    poll::until("both streams in the log", 30, logs, all);
     assert_eq!(docker.inspect("life", ".HostConfig.LogConfig.Type"), "json-file");
     let last = docker.ok(&["logs", "--timestamps", "--tail", "1", "life"]);
     assert!(last.is_empty() || last.starts_with("20") && last.ends_with(" in the log"), "{last}");
@@ -41,16 +43,24 @@ pub fn from_run_to_rm(docker: &Docker) {
     docker.ok(&["exec", "-d", "life", "touch", "/tmp/seen"]);
     let test = || docker.docker(&["exec", "life", "test", "-e", "/tmp/seen"]);
     poll::until("the exec in the background", 30, test, |call| call.code == 0);
-    let stats = docker.ok(&["stats", "--no-stream", "--format", "{{.Name}} {{.PIDs}} {{.MemUsage}}", "life"]);
-    let pids: u32 = stats.split(' ').nth(1).and_then(|n| n.parse().ok()).unwrap_or(0);
-    assert!(stats.starts_with("life ") && pids > 0 && !stats.contains(" 0B /"), "{stats}");
+    // The client shows zeros for what it has not got after two seconds.
+    let words = ["stats", "--no-stream", "--format", "{{.Name}} {{.PIDs}} {{.MemUsage}}", "life"];
+    poll::until(
+        "statistics",
+        60,
+        || docker.ok(&words),
+        |stats| {
+            let pids: u32 = stats.split(' ').nth(1).and_then(|n| n.parse().ok()).unwrap_or(0);
+            stats.starts_with("life ") && pids > 0 && !stats.contains(" 0B /")
+        },
+    );
     docker.ok(&["pause", "life"]);
     assert_eq!(state(docker, "life"), "paused 0");
     // The words for an exec in a paused container are dockerd's own.
     assert_ne!(docker.docker(&["exec", "life", "true"]).code, 0);
     docker.ok(&["unpause", "life"]);
     assert_eq!(state(docker, "life"), "running 0");
-    docker.ok(&["stop", "life"]);
+    docker.ok(&["stop", "--time", "60", "life"]);
     assert_eq!(state(docker, "life"), "exited 5");
     docker.ok(&["start", "life"]);
     docker.ok(&["restart", "--time", "1", "life"]);
@@ -78,17 +88,20 @@ pub fn a_deaf_container_is_killed(docker: &Docker) {
     poll::until("the sleeper", 30, || docker.ok(&["top", "hostpid"]), |seen| seen.contains("sleep 4242"));
     docker.ok(&["kill", "hostpid"]);
     docker.ok(&["rm", "hostpid"]);
-    let left = std::process::Command::new("pgrep").args(["-f", "^sleep 4242$"]).output().expect("pgrep");
-    assert!(left.stdout.is_empty(), "{left:?}");
+    // A killed one needs a processor to go.
+    let of_it = || leaks::processes(docker.containerd.namespace(), docker.containerd.dir());
+    let others = || of_it().iter().filter(|(_, line)| line == "sleep 4242").count();
+    poll::until("its end", 30, others, |count| *count == 0);
 }
 
 pub fn events_in_order(docker: &Docker) {
     let since = seconds();
-    start(docker, "events", &[], "trap 'exit 4' TERM; while :; do sleep 0.05; done");
+    start(docker, "events", &[], "trap 'exit 4' TERM; echo trapped; while :; do sleep 0.05; done");
+    poll::until("the trap", 30, || docker.ok(&["logs", "events"]), |seen| seen.contains("trapped"));
     assert_eq!(docker.docker(&["exec", "events", "sh", "-c", "exit 3"]).code, 3);
     docker.ok(&["pause", "events"]);
     docker.ok(&["unpause", "events"]);
-    docker.ok(&["stop", "events"]);
+    docker.ok(&["stop", "--time", "60", "events"]);
     docker.ok(&["rm", "events"]);
     let (since, until) = (format!("{since:.3}"), format!("{:.3}", seconds() + 0.1));
     let format = "{{.Action}} {{.Actor.Attributes.exitCode}}";
@@ -115,6 +128,8 @@ fn seconds() -> f64 {
 pub fn a_bridge_between_two(docker: &Docker) {
     start(docker, "server", &["--network", "bridge"], "nc -l -p 80 -e echo from the server");
     let address = docker.inspect("server", ".NetworkSettings.Networks.bridge.IPAddress");
+    let listening = ["exec", "server", "grep", "-q", ":0050 .* 0A ", "/proc/net/tcp", "/proc/net/tcp6"];
+    poll::until("the server to listen", 30, || docker.docker(&listening), |call| call.code == 0);
     let asked = docker.run(&["--rm", "--network", "bridge"], &["nc", &address, "80"]);
     assert_eq!((asked.code, asked.out.as_str()), (0, "from the server\n"), "{address}: {}", asked.err);
     docker.ok(&["rm", "--force", "server"]);

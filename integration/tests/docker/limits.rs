@@ -51,8 +51,9 @@ pub fn limits_and_their_update(docker: &Docker) {
     assert_eq!(memory(), (64 << 20).to_string());
     assert!(quota().starts_with("50000"), "{}", quota());
     assert_eq!(pids(), "50");
-    let stats = docker.ok(&["stats", "--no-stream", "--format", "{{.MemUsage}}", "limits"]);
-    assert!(stats.ends_with("/ 64MiB"), "{stats}");
+    // The client shows zeros for what it has not got after two seconds.
+    let stats = || docker.ok(&["stats", "--no-stream", "--format", "{{.MemUsage}}", "limits"]);
+    poll::until("statistics", 60, stats, |seen| seen.ends_with("/ 64MiB"));
     let change = ["--memory", "96m", "--memory-swap", "96m", "--cpus", "1.5", "--pids-limit", "60"];
     docker.ok(&[&["update"], &change[..], &["limits"]].concat());
     assert_eq!(memory(), (96 << 20).to_string());

@@ -4,6 +4,7 @@
 use std::fs;
 
 use davit_integration::docker::{Docker, IMAGE, Through};
+use davit_integration::poll;
 
 /// Options, and a script whose output shows what they did. `@VOL` is a folder of the host's with a file in it,
 /// `@SECCOMP` a profile in which mkdir is not there.
@@ -85,8 +86,8 @@ pub fn do_what_they_do_with_runc(docker: &Docker) {
         let options = options
             .replace("@VOL", &volume.to_string_lossy())
             .replace("@SECCOMP", &seccomp.to_string_lossy());
-        let words: Vec<&str> = std::iter::once("--rm").chain(options.split_whitespace()).collect();
-        let call = docker.docker(&docker.run_words(runtime, &words, &["sh", "-c", script]));
+        let words: Vec<&str> = options.split_whitespace().collect();
+        let call = docker.run_heard(runtime, &words, &["sh", "-c", script]);
         let text = format!("{}\n{}{}", call.code, call.out, call.err);
         text.lines().filter(|line| !line.starts_with("HOSTNAME=")).collect::<Vec<_>>().join("\n")
     };
@@ -148,19 +149,10 @@ pub fn do_what_they_say(docker: &Docker) {
     for (options, script, wanted) in THEMSELVES {
         let options = options.replace("@VOL", &volume.to_string_lossy());
         let script = script.replace("@PID", &std::process::id().to_string());
-        let words: Vec<&str> = std::iter::once("--rm").chain(options.split_whitespace()).collect();
-        let answer = || {
-            let call = docker.run(&words, &["sh", "-c", &script]);
-            let told = format!("{} {}{}", call.code, call.out, call.err);
-            told.split_whitespace().collect::<Vec<_>>().join(" ")
-        };
-        let mut told = answer();
-        if told == "0" && docker.through() == Through::Path {
-            // On a busy machine all output of a short life can be lost, once in hundreds, where docker's own shim and
-            // dockerd carry it.
-            eprintln!("no output, and again: {options} {script}");
-            told = answer();
-        }
+        let words: Vec<&str> = options.split_whitespace().collect();
+        let call = docker.run_heard(docker.runtime(), &words, &["sh", "-c", &script]);
+        let told = format!("{} {}{}", call.code, call.out, call.err);
+        let told = told.split_whitespace().collect::<Vec<_>>().join(" ");
         if told != *wanted {
             different.push(format!("{options} {script}\n--- wanted\n{wanted}\n--- told\n{told}"));
         }
@@ -185,7 +177,8 @@ pub fn the_default_is_ours(docker: &Docker) {
             assert_eq!(fs::read_dir(format!("/proc/{shim}/task")).expect("threads").count(), 1);
         }
     }
-    docker.ok(&["stop", "default"]);
+    poll::until_trapped(docker.inspect("default", ".State.Pid").parse().expect("pid"));
+    docker.ok(&["stop", "--time", "60", "default"]);
     assert_eq!(docker.ok(&["wait", "default"]), "3");
     docker.ok(&["rm", "default"]);
 }

@@ -44,7 +44,8 @@ pub fn a_killed_shim(docker: &Docker) {
     poll::until("docker to hear of it", 60, || status("orphan"), |seen| seen == "exited");
     assert_eq!(docker.inspect("orphan", ".State.ExitCode"), "137");
     poll::until_gone(init);
-    docker.ok(&["start", "orphan"]);
+    // Until containerd has cleaned up after a dead shim (any one) it refuses another task of the same id.
+    poll::until("its next start", 60, || docker.docker(&["start", "orphan"]), |call| call.code == 0);
     assert_eq!(docker.ok(&["exec", "orphan", "echo", "again"]), "again");
     docker.ok(&["rm", "--force", "orphan"]);
 }
@@ -71,7 +72,7 @@ pub fn live_restore(docker: &mut Docker) {
     let before = ticks();
     poll::until("more ticks", 30, ticks, |seen| *seen > before + 3);
     assert_eq!(docker.ok(&["exec", "survivor", "echo", "inside"]), "inside");
-    docker.ok(&["stop", "survivor"]);
+    docker.ok(&["stop", "--time", "60", "survivor"]);
     assert_eq!(docker.inspect("survivor", ".State.ExitCode"), "6");
     docker.ok(&["rm", "survivor", "ends"]);
 }

@@ -68,7 +68,7 @@ pub fn stdin_and_attach(docker: &Docker) {
         lines.read_line(&mut line).expect("output of the container");
         assert_eq!(line, "tick\n");
     }
-    docker.ok(&["stop", "attached"]);
+    docker.ok(&["stop", "--time", "60", "attached"]);
     std::thread::spawn(move || lines.lines().count());
     let status = poll::until("the end of attach", 30, || attached.try_wait().expect("wait"), Option::is_some)
         .expect("status");
