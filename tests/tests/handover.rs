@@ -218,7 +218,7 @@ fn an_orphan_has_the_runtime_as_its_reaper() {
         let reaped = line.trim() == run.pid().to_string();
         c.call("kill", if world.is_runc() { &["--all"] } else { &[] }, &["KILL"]).run().ok();
         run.wait().exits(137);
-        assert!(!host::is_alive(orphan.parse().unwrap()));
+        wait_until("the orphan's end", || !host::is_alive(orphan.parse().unwrap()));
         c.assert_nothing_left();
         reaped
     };
