@@ -17,7 +17,7 @@ use serde_json::json;
 /// end while it stops them.
 const NAP: &str = "read -t 0.02 x <&9";
 
-/// A program that counts, a line each, in /tmp/count of its root file system. It opens the file for a moment each time, and CRIU
+/// A program that counts, a line each (once it has started: see [`counts_on`]), in /tmp/count of its root file system. It opens the file for a moment each time, and CRIU
 /// restores an open file only as it was: what is restored more than once, or elsewhere, is [`idle`].
 fn counting(world: &CriuWorld) -> Bundle {
     let mut bundle = world.world.bundle();
@@ -95,11 +95,12 @@ fn in_the_foreground_its_exit_code_is_told() {
     let Some(world) = CriuWorld::enter("checkpoint::in_the_foreground_its_exit_code_is_told") else { return };
     let mut bundle = world.world.bundle();
     let script = format!(
-        "busybox mkfifo /tmp/never; exec 9<>/tmp/never; until test -e /tmp/go; do {NAP}; done; exit 7"
+        "busybox mkfifo /tmp/never; exec 9<>/tmp/never; : >/tmp/ready; until test -e /tmp/go; do {NAP}; done; exit 7"
     );
     bundle.script(&script).set("/root/readonly", json!(false));
     let c = world.world.container(&bundle);
     world.run(&c);
+    wait_until("the loop", || bundle.rootfs("/tmp/ready").exists());
     world.checkpoint(&c, "img", &[]).run().ok();
     fs::write(bundle.rootfs("/tmp/go"), "").unwrap();
     let images = world.world.path("img");
@@ -147,16 +148,21 @@ fn a_pipe_is_the_new_callers() {
     );
     bundle.script(&script).set("/root/readonly", json!(false));
     let c = world.world.container(&bundle);
-    // In a pipeline of a shell, which the call does not wait for.
+    // In a pipeline of a shell, which the call does not wait for. It notes the end of davit, and of the pipe.
     let piped = |command: &str, flags: &[&str], out: &Path| {
-        let script = format!("(\"$@\" 2>&1 </dev/null | cat >{}) >/dev/null 2>&1 &", out.display());
+        let script = format!(
+            "({{ \"$@\" 2>&1 </dev/null; : >{0}.called; }} | {{ cat >{0}; : >{0}.end; }}) >/dev/null 2>&1 &",
+            out.display()
+        );
         world.call(&c, command, flags).wrapper(&["sh", "-c", &script, "sh"]).run().ok();
         wait_until("output", || fs::read_to_string(out).is_ok_and(|text| text.lines().count() > 5));
+        wait_until("the end of davit", || out.with_extension("called").exists());
     };
     let (first, second) = (world.world.path("first"), world.world.path("second"));
     let dir = bundle.dir().to_str().unwrap();
     piped("run", &["--detach", "--bundle", dir], &first);
     world.checkpoint(&c, "img", &[]).run().ok();
+    wait_until("the end of the pipe", || first.with_extension("end").exists());
     assert!(fs::read_to_string(world.world.path("img/descriptors.json")).unwrap().contains("pipe:["));
     let images = world.world.path("img");
     piped("restore", &["--detach", "--bundle", dir, "--image-path", images.to_str().unwrap()], &second);
@@ -211,6 +217,7 @@ fn mounts_masks_and_limits_are_there_again() {
     bundle.set("/linux/resources/pids", json!({"limit": 77}));
     let c = world.world.container(&bundle);
     world.run(&c);
+    counts_on(&bundle, 0);
     let seen = "cat /mnt/dir/inside /tmp/memory/kept; echo; wc -c </proc/keys; ls /sys/firmware | wc -l; \
                 touch /mnt/dir/x 2>&1; awk '{print $5, $6}' /proc/self/mountinfo | sort";
     c.sh("echo kept >/tmp/memory/kept");
@@ -250,6 +257,7 @@ fn namespaces_by_path_are_joined_again() {
     }
     let c = world.world.container(&bundle);
     world.run(&c);
+    counts_on(&bundle, 0);
     let inode = |pid: i32, file: &str| fs::read_link(format!("/proc/{pid}/ns/{file}")).unwrap();
     assert_eq!(inode(c.pid(), "net"), inode(h.pid(), "net"));
     world.checkpoint(&c, "img", &[]).run().ok();
@@ -276,6 +284,7 @@ fn hooks_run_where_they_do_at_create() {
     }));
     let c = world.world.container(&bundle);
     world.run(&c);
+    counts_on(&bundle, 0);
     fs::remove_file(&log).unwrap();
     world.checkpoint(&c, "img", &[]).run().ok();
     assert_eq!(fs::read_to_string(&log).unwrap(), "[\"poststop\",\"stopped\",false]\n");

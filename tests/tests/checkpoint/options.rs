@@ -106,8 +106,8 @@ fn unlinked_files() {
     let mut bundle = world.world.bundle();
     // A file that is gone under this name and there under another.
     bundle.set("/root/readonly", json!(false)).script(
-        "echo kept >/tmp/first; exec 8</tmp/first; ln /tmp/first /tmp/second; rm /tmp/first; touch /tmp/ready; \
-         busybox mkfifo /tmp/never; exec 9<>/tmp/never; \
+        "echo kept >/tmp/first; exec 8</tmp/first; ln /tmp/first /tmp/second; rm /tmp/first; \
+         busybox mkfifo /tmp/never; exec 9<>/tmp/never; : >/tmp/ready; \
          until test -e /tmp/go; do read -t 0.02 x <&9; done; cat <&8 >/tmp/read; sleep 1000",
     );
     let c = world.world.container(&bundle);

@@ -352,7 +352,7 @@ fn is_clear(output: &Output) -> Result<(), String> {
 fn within(what: &str, mut done: impl FnMut() -> bool) -> Result<(), String> {
     let start = Instant::now();
     while !done() {
-        if start.elapsed() > Duration::from_secs(15) {
+        if start.elapsed() > davit_tests::DEADLINE {
             return Err(format!("waited in vain for {what}"));
         }
         std::thread::sleep(Duration::from_millis(1));

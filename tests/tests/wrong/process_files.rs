@@ -79,10 +79,12 @@ fn container(test: &str, check: impl FnOnce(&World, &Container<'_>)) {
     let mut bundle = world.bundle();
     bundle.args(&["sleep", "1000"]);
     let c = world.container(&bundle).started();
-    let before = c.simple("ps").ok().stdout;
+    // Their pids: the table has times, too.
+    let processes = || c.call("ps", &["--format", "json"], &[]).run().ok().json();
+    let before = processes();
     check(&world, &c);
     // Nothing that failed is left in the container, and it goes on.
-    assert_eq!(c.simple("ps").ok().stdout, before);
+    assert_eq!(processes(), before);
     c.finish();
 }
 
