@@ -4,6 +4,7 @@ use std::collections::HashMap;
 use std::io::{Read, Write};
 use std::os::unix::net::UnixStream;
 use std::path::Path;
+use std::time::Instant;
 
 use containerd_shim_protos::api as pb;
 use containerd_shim_protos::shim::oci::CheckpointOptions;
@@ -69,8 +70,11 @@ impl Client {
 
     /// Waits for the answer to a call; answers to others are kept.
     pub fn receive<M: Message>(&mut self, id: u32) -> Result<M, Refusal> {
+        let begun = Instant::now();
         while !self.early.contains_key(&id) {
-            let (other, payload) = read_frame(&mut self.stream).expect("the shim closed the connection");
+            let Some((other, payload)) = read_frame(&mut self.stream) else {
+                panic!("no answer after {:?}: the shim closed the connection, or is silent", begun.elapsed());
+            };
             self.early.insert(other, payload);
         }
         let reply = Response::parse_from_bytes(&self.early.remove(&id).unwrap()).unwrap();

@@ -4,6 +4,7 @@
     clippy::unwrap_used,
     clippy::expect_used,
     clippy::indexing_slicing,
+    clippy::panic,
     reason = "a test ends at the first surprise"
 )]
 
@@ -38,7 +39,7 @@ use protobuf::{Message, MessageField};
 
 thread_local! {
     /// Longest wait for anything in this test. Only a failing test waits so long.
-    static PATIENCE: Cell<Duration> = const { Cell::new(Duration::from_secs(30)) };
+    static PATIENCE: Cell<Duration> = const { Cell::new(Duration::from_secs(60)) };
 }
 
 pub fn patience() -> Duration {
