@@ -63,7 +63,6 @@ mod tests {
     use super::*;
     use containerd_shim_protos::api::DeleteResponse;
     use protobuf::Message;
-    use std::io::{Read, Write};
 
     fn flags(bundle: &Path) -> Flags {
         Flags {
@@ -92,14 +91,10 @@ mod tests {
         let path = dir.path().join("s");
         fs::write(dir.path().join("address"), format!("unix://{}", path.display())).unwrap();
         let listener = std::os::unix::net::UnixListener::bind(&path).unwrap();
-        let served = std::thread::spawn(move || {
-            let (mut peer, _) = listener.accept().unwrap();
-            peer.read_exact(&mut [0; 10]).unwrap();
-            peer.write_all(&[0; 10]).unwrap();
-        });
+        let served = living::tests::answer_once(listener);
         remove_dead_socket(dir.path());
         assert!(path.exists());
-        served.join().unwrap();
+        drop(served.join().unwrap());
         remove_dead_socket(dir.path());
         assert!(!path.exists());
     }

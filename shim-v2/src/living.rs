@@ -45,9 +45,20 @@ fn is_answered(mut stream: UnixStream) -> io::Result<bool> {
 }
 
 #[cfg(test)]
-mod tests {
+pub mod tests {
     use super::*;
     use std::os::unix::net::UnixListener;
+    use std::thread::JoinHandle;
+
+    /// A shim that answers one question.
+    pub fn answer_once(listener: UnixListener) -> JoinHandle<UnixListener> {
+        std::thread::spawn(move || {
+            let (mut peer, _) = listener.accept().unwrap();
+            peer.read_exact(&mut [0; 10]).unwrap();
+            peer.write_all(&[0; 10]).unwrap();
+            listener
+        })
+    }
 
     #[test]
     fn a_socket_that_is_held_by_nobody_who_answers() {
@@ -55,12 +66,7 @@ mod tests {
         let path = dir.path().join("s");
         assert!(!answers(&path));
         let listener = UnixListener::bind(&path).unwrap();
-        let served = std::thread::spawn(move || {
-            let (mut peer, _) = listener.accept().unwrap();
-            peer.read_exact(&mut [0; 10]).unwrap();
-            peer.write_all(&[0; 10]).unwrap();
-            listener
-        });
+        let served = answer_once(listener);
         assert!(answers(&path));
         // The shim is gone, and its worker is about to go.
         let listener = served.join().unwrap();

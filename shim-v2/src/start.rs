@@ -330,13 +330,9 @@ mod tests {
         let path = dir.path().join("s");
         let first = listen(&path).unwrap().unwrap();
         assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
-        let served = std::thread::spawn(move || {
-            let (mut peer, _) = first.accept().unwrap();
-            peer.read_exact(&mut [0; 10]).unwrap();
-            peer.write_all(&[0; 10]).unwrap();
-        });
+        let served = living::tests::answer_once(first);
         assert!(listen(&path).unwrap().is_none());
-        served.join().unwrap();
+        drop(served.join().unwrap());
         assert!(listen(&path).unwrap().is_some());
     }
 }

@@ -510,10 +510,7 @@ impl Model {
         });
         // What each process may do next: made, started, ended.
         let mut state: BTreeMap<String, &str> = BTreeMap::new();
-        // A daemon that went away between an event and its answer gets that event again, right behind.
-        let mut order = self.daemon.events().order();
-        order.dedup();
-        for (topic, process) in order {
+        for (topic, process) in self.daemon.events().order() {
             let before = state.get(&process).copied().unwrap_or("none");
             let (allowed, after): (&[&str], &str) = match topic.as_str() {
                 "create" | "exec-added" => (&["none", "added", "exit"], "added"),

@@ -96,8 +96,8 @@ impl Copying {
     }
 
     /// Owner, mode and extended attributes of a file or directory. In this order: a change of owner takes the
-    /// set-user-ID bit and the file's capabilities away. All are those of what was opened: the name may stand for
-    /// another file by now.
+    /// set-user-ID bit and the file's capabilities away. All are those of what was opened, since the name may stand
+    /// for another file by now, and are read behind its content: who writes to a file takes its set-user-ID bit away.
     fn attributes(&mut self, from: BorrowedFd<'_>, to: BorrowedFd<'_>) -> io::Result<()> {
         let stat = fstat(from)?;
         fchown(to, Some(Uid::from_raw(stat.st_uid)), Some(Gid::from_raw(stat.st_gid)))?;
