@@ -35,6 +35,7 @@ pub const TARGETS: &[(&str, Run)] = &[
     ("proc-files", crate::cgroup::fuzz::proc_files),
     ("netlink", netlink_reply),
     ("dbus", crate::cgroup::fuzz::dbus),
+    ("ps", ps),
     ("hook-output", hook_output),
     ("channel", channel),
     ("criu", crate::criu::fuzz),
@@ -193,6 +194,11 @@ fn netlink_reply(mut data: &[u8], _: &Path) {
         assert!(total <= reply.body.len(), "attributes do not overlap");
         let _ = reply.number(4);
     }
+}
+
+/// What a container's processes call themselves.
+fn ps(data: &[u8], _: &Path) {
+    crate::cli::ps::fuzz(data);
 }
 
 /// What a hook writes, read as from its pipe; and a failure that came from another process.

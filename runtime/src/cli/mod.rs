@@ -34,7 +34,7 @@ mod options;
 mod pause;
 mod proc_table;
 pub(crate) mod process;
-mod ps;
+pub(crate) mod ps;
 mod restore;
 mod resume;
 mod run;

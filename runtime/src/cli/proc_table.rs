@@ -73,8 +73,13 @@ impl Process {
         let text = |name| {
             std::fs::read(dir.join(name)).ok().map(|bytes| String::from_utf8_lossy(&bytes).into_owned())
         };
-        let mut process = Process::parse_stat(&text("stat")?, host)?;
-        for line in text("status")?.lines() {
+        Process::parse(&text("stat")?, &text("status")?, &text("cmdline").unwrap_or_default(), host)
+    }
+
+    /// From the texts of the three files.
+    pub(super) fn parse(stat: &str, status: &str, cmdline: &str, host: &Host) -> Option<Self> {
+        let mut process = Process::parse_stat(stat, host)?;
+        for line in status.lines() {
             let mut words = line.split_ascii_whitespace();
             match words.next() {
                 // real, effective, saved, filesystem
@@ -83,7 +88,6 @@ impl Process {
                 _ => {}
             }
         }
-        let cmdline = text("cmdline").unwrap_or_default();
         let words = cmdline.trim_end_matches('\0').replace('\0', " ");
         process.args = if words.is_empty() { format!("[{}]", process.comm) } else { printable(&words) };
         if process.state == 'Z' {
@@ -105,19 +109,19 @@ impl Process {
         Some(Process {
             pid: pid.parse().ok()?,
             comm: printable(comm),
-            state: field(3)?.chars().next()?,
+            state: field(3)?.chars().next().filter(char::is_ascii_alphabetic)?,
             ppid: id(4)?,
             pgid: id(5)?,
             session: id(6)?,
             tty: id(7)?,
             foreground_group: id(8)?,
-            cpu_ticks: count(14)? + count(15)?,
+            cpu_ticks: count(14)?.saturating_add(count(15)?),
             priority: int(18)?,
             nice: int(19)?,
             threads: count(20)?,
             start_ticks: count(22)?,
             virtual_size: count(23)? / 1024,
-            resident: count(24)? * host.page_kib,
+            resident: count(24)?.saturating_mul(host.page_kib),
             ..Process::default()
         })
     }
@@ -162,7 +166,7 @@ impl Process {
     }
 
     fn started(&self, host: &Host) -> u64 {
-        host.boot + self.start_ticks / host.ticks
+        host.boot.saturating_add(self.start_ticks / host.ticks)
     }
 
     /// Seconds since its start.
@@ -172,7 +176,7 @@ impl Process {
 
     /// CPU time over life time, in tenths of a percent.
     fn cpu_permille(&self, host: &Host) -> u64 {
-        (self.cpu_ticks * 1000 / host.ticks).checked_div(self.age(host)).unwrap_or(0)
+        (self.cpu_ticks.saturating_mul(1000) / host.ticks).checked_div(self.age(host)).unwrap_or(0)
     }
 
     /// CPU use as a whole percentage of at most 99.
@@ -187,7 +191,7 @@ impl Process {
 
     /// Share of the host's memory in percent.
     pub(super) fn pmem(&self, host: &Host) -> String {
-        tenths((self.resident * 1000 / host.memory_kib).min(999))
+        tenths((self.resident.saturating_mul(1000) / host.memory_kib).min(999))
     }
 
     /// CPU time as `[dd-]hh:mm:ss`.

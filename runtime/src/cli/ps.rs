@@ -90,7 +90,7 @@ const KINDS: [Kind; 24] = {
         kind(&["tty", "tt", "tname"], "TTY", 8, Left, |p, _| p.terminal()),
         kind(&["stat"], "STAT", 4, Left, |p, _| p.stat()),
         kind(&["s", "state"], "S", 1, Left, |p, _| p.state.to_string()),
-        kind(&["pri"], "PRI", 3, Right, |p, _| (39 - p.priority).to_string()),
+        kind(&["pri"], "PRI", 3, Right, |p, _| 39i64.saturating_sub(p.priority).to_string()),
         kind(&["ni", "nice"], "NI", 3, Right, |p, _| p.nice.to_string()),
         kind(&["nlwp", "thcount"], "NLWP", 4, Right, |p, _| p.threads.to_string()),
         kind(&["stime"], "STIME", 5, Left, |p, h| p.start_time(h)),
@@ -193,6 +193,24 @@ fn line(columns: &[Column], cells: impl Iterator<Item = String>) -> String {
     }
     text.push('\n');
     text
+}
+
+/// A line of every column, for the texts of /proc/PID/stat, status and cmdline, with `@` between: a target of `hack/fuzz`.
+#[cfg(feature = "fuzz")]
+pub(crate) fn fuzz(data: &[u8]) {
+    let text = String::from_utf8_lossy(data);
+    let mut parts = text.splitn(3, '@').map(|part| part.strip_prefix('\n').unwrap_or(part));
+    let mut part = || parts.next().unwrap_or_default();
+    let (stat, status, cmdline, host) = (part(), part(), part(), Host::read());
+    let Some(process) = Process::parse(stat, status, cmdline, &host) else { return };
+    let columns: Vec<Column> =
+        KINDS.iter().map(|kind| Column { header: String::new(), kind: *kind }).collect();
+    let line = line(&columns, columns.iter().map(|column| (column.kind.cell)(&process, &host)));
+    let controls = line.trim_end_matches('\n').chars().filter(|c| c.is_control()).count();
+    assert!(
+        controls == 0 && line.ends_with('\n'),
+        "what a process calls itself reaches the terminal: {line:?}"
+    );
 }
 
 #[cfg(test)]

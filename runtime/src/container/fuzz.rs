@@ -4,6 +4,7 @@ use std::path::Path;
 
 use oci_spec::runtime::Spec;
 
+use super::brief::Brief;
 use super::dir::{merge, validate_id};
 use super::idmap;
 use super::process_stat::ProcessStat;
@@ -20,7 +21,14 @@ pub(crate) fn state(data: &[u8], _: &Path) {
             assert_eq!(Path::new("/root").join(id).parent(), Some(Path::new("/root")), "one component");
         }
     }
+    if let Ok(brief) = Brief::from_text(data) {
+        drop((brief.bundle(), brief.annotations(), brief.freezer().map(|freezer| freezer.paths())));
+    }
     let Ok(state) = serde_json::from_slice::<State>(data) else { return };
+    if let Ok(text) = Brief::with(&state) {
+        let (brief, whole) = (Brief::from_text(&text).ok(), serde_json::from_slice::<State>(&text).ok());
+        assert_eq!(brief, whole.as_ref().map(Brief::of), "the head is not what the whole says");
+    }
     for kind in ["prestart", "poststart", "poststop"] {
         drop(state.hooks(kind));
     }
