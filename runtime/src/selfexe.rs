@@ -17,6 +17,7 @@ use nix::fcntl::{FcntlArg, OFlag, SealFlag, fcntl, open};
 use nix::sys::stat::{Mode, fchmod, fstat};
 use nix::sys::statvfs::{FsFlags, fstatvfs};
 
+use crate::path::host;
 use crate::sys::mount::{MountAttr, Reach, clone_tree, mount_setattr};
 use crate::sys::process::{exec_fd, executed_by_descriptor};
 
@@ -58,7 +59,7 @@ fn execute(exe: OwnedFd) -> io::Result<std::convert::Infallible> {
 /// # Errors
 /// Those of memfd_create(2) and of reading the binary.
 pub fn protected() -> io::Result<OwnedFd> {
-    let exe = open(SELF, OFlag::O_PATH | OFlag::O_CLOEXEC, Mode::empty())?;
+    let exe = host::open(Path::new(SELF), OFlag::O_PATH)?;
     let clone = || -> io::Result<OwnedFd> {
         let tree = clone_tree(exe.as_fd(), c"", Reach::One)?;
         let readonly = MountAttr { set: crate::plan::attr::RDONLY, ..MountAttr::default() };
@@ -121,7 +122,7 @@ pub fn own_copy() -> io::Result<OwnedFd> {
 }
 
 fn open_self() -> io::Result<OwnedFd> {
-    Ok(open(SELF, OFlag::O_RDONLY | OFlag::O_CLOEXEC, Mode::empty())?)
+    host::open(Path::new(SELF), OFlag::O_RDONLY)
 }
 
 /// Whether this process runs from [`protected`].

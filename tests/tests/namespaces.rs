@@ -45,6 +45,50 @@ fn listed_namespaces_are_new_and_others_are_the_hosts() {
     }
 }
 
+/// What is around the runtime: who may leave its network namespace and come back has the container's made while init
+/// mounts; else the clone makes it.
+#[test]
+fn a_new_network_namespace_has_its_loopback_device_whoever_makes_it() {
+    let test = "a_new_network_namespace_has_its_loopback_device_whoever_makes_it";
+    let full = "no space left on device (the limit of a kind of namespaces is reached: see /proc/sys/user)";
+    let in_user_namespace: &[&str] = &["unshare", "--map-root-user"];
+    let with_network: &[&str] = &["unshare", "--map-root-user", "--net"];
+    for (around, maker) in
+        [(&[][..], ""), (in_user_namespace, "clone3"), (with_network, "make network namespace")]
+    {
+        let Some(mut world) = World::enter(test) else { return };
+        world.through(around);
+        let mut bundle = world.bundle();
+        bundle.args(&[
+            "sh",
+            "-c",
+            "cat /sys/class/net/lo/flags; ls /sys/class/net; readlink /proc/self/ns/net",
+        ]);
+        // Of devpts: the user namespace has one group.
+        for mount in bundle.config["mounts"].as_array_mut().unwrap() {
+            if let Some(options) = mount["options"].as_array_mut() {
+                options.retain(|option| option != "gid=5");
+            }
+        }
+        let c = world.container(&bundle);
+        let output = c.run(&[]).ok();
+        let lines: Vec<&str> = output.stdout.lines().collect();
+        // IFF_UP and IFF_LOOPBACK; no device of the host's.
+        assert_eq!(lines[..2], ["0x9", "lo"], "through {around:?}");
+        assert_ne!(lines[2], namespace("self", "net"), "through {around:?}");
+        c.assert_nothing_left();
+        if around.is_empty() || world.is_runc() {
+            // The limit would be the host's; the words are davit's.
+            continue;
+        }
+        drop(c);
+        world.through(&["sh", "-c", "echo 0 > /proc/sys/user/max_net_namespaces; exec \"$@\"", "sh"]);
+        let c = world.container(&bundle);
+        c.run(&[]).fails(1, &format!("{maker}: {full}"));
+        c.assert_nothing_left();
+    }
+}
+
 /// A process in new namespaces, ended when dropped.
 struct Holder(Child);
 

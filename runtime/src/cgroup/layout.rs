@@ -8,7 +8,7 @@ use std::os::fd::AsFd;
 use std::path::{Component, Path, PathBuf};
 
 use nix::errno::Errno;
-use nix::fcntl::{OFlag, open};
+use nix::fcntl::{AT_FDCWD, OFlag, openat};
 use nix::sys::stat;
 use nix::sys::statfs::{CGROUP2_SUPER_MAGIC, statfs};
 
@@ -249,7 +249,8 @@ fn unescape(field: &str) -> PathBuf {
 pub(super) fn read_proc(path: &str) -> Result<String, Error> {
     let mut buffer = Vec::new();
     let flags = OFlag::O_RDONLY | OFlag::O_CLOEXEC;
-    let result = open(path, flags, stat::Mode::empty()).and_then(|fd| read_all(fd.as_fd(), &mut buffer));
+    let result =
+        openat(AT_FDCWD, path, flags, stat::Mode::empty()).and_then(|fd| read_all(fd.as_fd(), &mut buffer));
     match result {
         Ok(()) => Ok(String::from_utf8_lossy(&buffer).into_owned()),
         Err(errno) => Err(Error::Read {

@@ -30,6 +30,7 @@ mod live_mounts;
 mod monitor;
 mod mounts;
 mod netdevices;
+mod network;
 mod outside;
 mod process_stat;
 mod restore;

@@ -289,7 +289,7 @@ impl Restoring<'_> {
     /// A new network namespace is empty, as CRIU leaves it; what TCP connections are restored over has to be up.
     /// (runc leaves `lo` down.)
     fn bring_up_loopback(&self, pid: i32) -> Result<()> {
-        if !self.making.plan.steps.iter().any(|step| matches!(step, Step::LoopbackUp)) {
+        if !self.making.plan.steps.iter().any(|step| matches!(step, Step::LoopbackUp | Step::JoinNetwork)) {
             return Ok(());
         }
         let path = format!("/proc/{pid}/ns/net");

@@ -4,15 +4,15 @@
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::PathBuf;
 
-use super::Result;
 use super::idmap::{self, is_ordinary_user};
+use super::{Result, network};
 use crate::cgroup::Cgroup;
 use crate::init::{
-    Channel, Context, Failure, Gate, Handover, Heard, HookOutput, HookState, InitContext, Kind, Received,
-    join_namespaces, join_process, open_namespaces, pidfd_pid,
+    Channel, Context, Failure, Gate, Handover, Heard, HookOutput, HookState, InitContext, Kind, Opened,
+    Received, join_namespaces, join_process, open_namespaces, pidfd_pid,
 };
 use crate::path::ProcFs;
-use crate::plan::{Entry, Plan};
+use crate::plan::{Entry, Plan, Step};
 use crate::resctrl::add_process;
 use crate::sys::prctl;
 use crate::sys::process::{CLONE_NEWTIME, Exit, Fork, WaitFor, WaitMode, clone3, exit_now, unshare, wait};
@@ -44,7 +44,7 @@ pub struct Launch<'a> {
     pub resctrl: Vec<PathBuf>,
 }
 
-/// A process that was cloned and waits for [`Kind::Go`].
+/// A process that was cloned and acts on its plan.
 #[derive(Debug)]
 pub struct Spawned {
     /// Pid in the runtime's pid namespace.
@@ -79,18 +79,20 @@ pub fn spawn(launch: Launch<'_>) -> Result<Spawned> {
             join_process(pidfd, libc::CLONE_NEWPID, &proc)?;
         }
     }
-    let flags = if entry == Entry::Direct { plan.namespaces.new } else { 0 };
+    let mut flags = if entry == Entry::Direct { plan.namespaces.new } else { 0 };
+    let network_home = if plan.namespaces.network_apart { network::home()? } else { None };
+    if plan.namespaces.network_apart && network_home.is_none() {
+        flags |= libc::CLONE_NEWNET as u64;
+    }
     if let Some(cpus) = &plan.outside.affinity.initial {
         // The runtime's own, which the process inherits; what is left for the runtime to do is little.
         set_affinity(0, cpus.words()).during("set process.execCPUAffinity.initial", String::new)?;
     }
     let (fork, in_cgroup) = clone_into(flags, cgroup)?;
+    let acts_at_once = in_cgroup && acts_at_once(&launch);
     match fork {
         Fork::Child => {
             drop(ours);
-            if let Err(failure) = hide(plan, &proc) {
-                fail(&theirs, &failure)
-            }
             let context = InitContext {
                 plan,
                 channel: theirs,
@@ -105,18 +107,10 @@ pub fn spawn(launch: Launch<'_>) -> Result<Spawned> {
                 // Not in a container that runs: its processes could look into this one while it is dumpable.
                 listener: word
                     .map(|word| Handover { word, show: is_ordinary_user() && launch.enter.is_none() }),
+                acts_at_once,
+                awaits_network: network_home.is_some(),
             };
-            let joined = match launch.enter {
-                Some((pidfd, flags)) => enter(pidfd, flags, entry, &context.proc).and_then(|()| {
-                    launch.root.as_ref().map_or(Ok(()), |root| crate::rootfs::enter_root(root.as_fd()))
-                }),
-                None => join_namespaces(&namespaces),
-            };
-            match (joined, entry) {
-                (Err(failure), _) => fail(&context.channel, &failure),
-                (Ok(()), Entry::Direct) => crate::init::run(context),
-                (Ok(()), Entry::Staged) => stage(context),
-            }
+            child(context, entry, &namespaces, launch.enter, launch.root.as_ref().map(AsFd::as_fd))
         }
         Fork::Parent { pid, pidfd } => {
             drop((theirs, launch.gate, launch.console, prepared));
@@ -134,9 +128,33 @@ pub fn spawn(launch: Launch<'_>) -> Result<Spawned> {
             joined
                 .map_err(super::Error::from)
                 .and_then(|()| prepare(&spawned, plan, cgroup, in_cgroup))
+                .and_then(|()| if acts_at_once { Ok(()) } else { spawned.let_go() })
+                .and_then(|()| network_home.map_or(Ok(()), |home| network::make(&home, &spawned.channel)))
                 .map_err(|error| spawned.own_words(error))?;
             Ok(spawned)
         }
+    }
+}
+
+/// The cloned process: enters what is there already, then acts on its plan.
+fn child(
+    context: InitContext<'_>,
+    entry: Entry,
+    namespaces: &[Opened],
+    enter_init: Option<(BorrowedFd<'_>, i32)>,
+    root: Option<BorrowedFd<'_>>,
+) -> ! {
+    let entered = hide(context.plan, &context.proc).and_then(|()| match enter_init {
+        Some((pidfd, flags)) => {
+            enter(pidfd, flags, entry, &context.proc)?;
+            root.map_or(Ok(()), crate::rootfs::enter_root)
+        }
+        None => join_namespaces(namespaces),
+    });
+    match (entered, entry) {
+        (Err(failure), _) => fail(&context.channel, &failure),
+        (Ok(()), Entry::Direct) => crate::init::run(context),
+        (Ok(()), Entry::Staged) => stage(context),
     }
 }
 
@@ -164,8 +182,13 @@ fn clone_into(flags: u64, cgroup: &Cgroup) -> std::result::Result<(Fork, bool), 
     clone3(flags, None).map(|fork| (fork, false)).map_err(|e| clone_failed(flags, &e))
 }
 
-/// What the errno of a clone with namespaces means (clone(2)).
+/// The failure of a clone with namespaces.
 fn clone_failed(flags: u64, error: &std::io::Error) -> Failure {
+    no_namespaces("clone3", flags, error)
+}
+
+/// What the errno of a call that makes namespaces means (clone(2), unshare(2)).
+pub(super) fn no_namespaces(step: &str, flags: u64, error: &std::io::Error) -> Failure {
     let user = flags & libc::CLONE_NEWUSER as u64 != 0;
     let hint = match error.raw_os_error() {
         Some(libc::ENOSPC) => "the limit of a kind of namespaces is reached: see /proc/sys/user",
@@ -177,8 +200,8 @@ fn clone_failed(flags: u64, error: &std::io::Error) -> Failure {
         _ => "",
     };
     match hint {
-        "" => Failure::new("clone3", "", error),
-        hint => Failure::new("clone3", "", error).with_detail(hint),
+        "" => Failure::new(step, "", error),
+        hint => Failure::new(step, "", error).with_detail(hint),
     }
 }
 
@@ -283,6 +306,22 @@ fn receive_init(channel: Channel, stage: &OwnedFd) -> Result<Spawned> {
     }
 }
 
+/// Whether a process that was cloned into its cgroup need not wait until the runtime has prepared it: what is left for
+/// the runtime then (CPUs, oom_score_adj) matters to programs only, and the gate or the hooks' message holds those back.
+/// A waiting process would be woken on the runtime's CPU, which is busy for as long as the mounts take.
+fn acts_at_once(launch: &Launch<'_>) -> bool {
+    let Launch { plan, gate, enter, resctrl, .. } = launch;
+    let runs_programs =
+        matches!(gate, Gate::Open) || plan.steps.iter().any(|step| matches!(step, Step::ContainerHooks(_)));
+    enter.is_none()
+        && plan.namespaces.entry() == Entry::Direct
+        && plan.id_maps.is_none()
+        && plan.outside.raise_limits.is_empty()
+        && plan.outside.net_devices.is_empty()
+        && resctrl.is_empty()
+        && !runs_programs
+}
+
 /// What must be true before init may act: ids mapped, in its cgroup, limits set.
 fn prepare(spawned: &Spawned, plan: &Plan, cgroup: &Cgroup, in_cgroup: bool) -> Result<()> {
     let pid = spawned.pid;
@@ -293,12 +332,14 @@ fn prepare(spawned: &Spawned, plan: &Plan, cgroup: &Cgroup, in_cgroup: bool) -> 
     if !in_cgroup {
         cgroup.attach(pid)?;
     }
-    super::outside::apply(pid, plan)?;
-    spawned.channel.send(Kind::Go).during("let init go", String::new)?;
-    Ok(())
+    Ok(super::outside::apply(pid, plan)?)
 }
 
 impl Spawned {
+    fn let_go(&self) -> Result<()> {
+        Ok(self.channel.send(Kind::Go).during("let init go", String::new)?)
+    }
+
     /// Waits for init's next message, which must be `wanted`.
     ///
     /// # Errors

@@ -5,7 +5,8 @@
 //! | –  | stage   | `Offsets`         | only with timeOffsets: time (and user) namespace are made        |
 //! | –  | runtime | `Go`              | answer to it: id maps and offsets written                        |
 //! | 0  | stage   | `Init` + pidfd    | only for a staged entry: the stage has cloned init               |
-//! | 1  | runtime | `Go`              | id maps written, cgroup joined, limits set                        |
+//! | 1  | runtime | `Go`              | id maps written, cgroup joined; not where clone3 left no such work |
+//! | –  | runtime | `Network` + fd    | only with [`Namespaces::network_apart`]: the namespace, `lo` is up |
 //! | 2  | init    | `RuntimeHooks`    | only with prestart or createRuntime hooks: mounts are in place   |
 //! | 3  | runtime | `HooksDone`       | answer to 2                                                      |
 //! | 4  | runtime | `Filter`          | only with seccomp in the config: the compiled program            |
@@ -29,6 +30,8 @@ use nix::sys::socket::{
 };
 
 use super::Failure;
+#[cfg(doc)]
+use crate::plan::Namespaces;
 
 /// Kinds of message; the number is the first byte on the wire.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -54,12 +57,14 @@ pub enum Kind {
     Offsets = 8,
     /// See the table.
     Listening = 9,
+    /// See the table.
+    Network = 10,
 }
 
 impl Kind {
     fn from_byte(byte: u8) -> Option<Kind> {
         use Kind::*;
-        [Init, Go, Filter, RuntimeHooks, HooksDone, Ready, Start, Failed, Offsets, Listening]
+        [Init, Go, Filter, RuntimeHooks, HooksDone, Ready, Start, Failed, Offsets, Listening, Network]
             .into_iter()
             .find(|k| *k as u8 == byte)
     }
@@ -205,6 +210,18 @@ impl Channel {
         }
     }
 
+    /// Init's side: waits for `wanted` and the descriptor that comes with it.
+    ///
+    /// # Errors
+    /// EPROTO for a message out of order or without a descriptor, EPIPE when the runtime is gone.
+    pub fn expect_descriptor(&self, wanted: Kind) -> io::Result<OwnedFd> {
+        match self.receive(MAX_PLAIN)? {
+            (Received::Message(kind, _), Some(fd)) if kind == wanted => Ok(fd),
+            (Received::Message(..), _) => Err(io::Error::from_raw_os_error(libc::EPROTO)),
+            (Received::End, _) => Err(io::Error::from_raw_os_error(libc::EPIPE)),
+        }
+    }
+
     /// Init's side: waits for `wanted` and returns its payload.
     ///
     /// # Errors
@@ -280,5 +297,16 @@ mod tests {
         let (a, b) = Channel::pair().unwrap();
         a.send_with(Kind::Init, &[], Some(std::io::stdin().as_fd())).unwrap();
         assert!(b.receive_from_init().unwrap().1.is_some());
+    }
+
+    #[test]
+    fn a_descriptor_is_expected_with_its_message() {
+        let (a, b) = Channel::pair().unwrap();
+        a.send_with(Kind::Network, &[], Some(std::io::stdin().as_fd())).unwrap();
+        b.expect_descriptor(Kind::Network).unwrap();
+        a.send(Kind::Network).unwrap();
+        assert_eq!(b.expect_descriptor(Kind::Network).unwrap_err().raw_os_error(), Some(libc::EPROTO));
+        drop(a);
+        assert_eq!(b.expect_descriptor(Kind::Network).unwrap_err().raw_os_error(), Some(libc::EPIPE));
     }
 }

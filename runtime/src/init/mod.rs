@@ -25,7 +25,7 @@ pub use channel::{Channel, Heard, Kind, Received};
 pub use failure::{Context, Failure, io_reason, reason};
 pub use hooks::{HookOutput, HookState, run_host_hooks};
 pub use identity::{become_root, limit_name};
-pub use join::{join_namespaces, join_process, open_namespaces, pidfd_pid};
+pub use join::{Opened, join_namespaces, join_process, open_namespaces, pidfd_pid};
 pub use listener::{Handover, TAKEN as LISTENER_TAKEN, loaded as loaded_listener};
 
 use self::hooks::HookSite;
@@ -36,7 +36,7 @@ use crate::seccomp::Filter;
 use crate::security::{apparmor, keyring, selinux};
 use crate::sys::fs::close_on_exec_from;
 use crate::sys::prctl;
-use crate::sys::process::{RLimit, Resource};
+use crate::sys::process::{RLimit, Resource, setns};
 use crate::sys::signal::{BrokenPipe, exit_on, set_broken_pipe};
 
 /// How init is held back until the user's program may start.
@@ -79,6 +79,10 @@ pub struct InitContext<'a> {
     pub hide: bool,
     /// For a filter with a listener.
     pub listener: Option<Handover>,
+    /// Whether the clone has done all that [`Kind::Go`] stands for, which then is not sent.
+    pub acts_at_once: bool,
+    /// Whether the runtime makes the network namespace of [`Step::JoinNetwork`], which the clone has made else.
+    pub awaits_network: bool,
 }
 
 struct Init<'a> {
@@ -153,11 +157,13 @@ pub fn report(channel: &Channel, failure: &Failure) {
 impl Init<'_> {
     fn prepare(&mut self) -> Result<(), Failure> {
         // The parent's death must not leave a half-made container behind. If it is gone already, the
-        // channel is closed and the next message fails.
+        // channel is closed and the next message that is awaited fails.
         prctl::set_pdeathsig(libc::SIGKILL).during("set parent death signal", String::new)?;
         let _ = prctl::set_name(c"davit:[init]");
         reset_signals().during("reset signals", String::new)?;
-        self.context.channel.expect(Kind::Go).during("wait for the runtime", String::new)?;
+        if !self.context.acts_at_once {
+            self.context.channel.expect(Kind::Go).during("wait for the runtime", String::new)?;
+        }
         if self.context.hide {
             prctl::set_dumpable(false).during("make undumpable", String::new)?;
         }
@@ -178,6 +184,8 @@ impl Init<'_> {
             Step::UnshareCgroup => crate::sys::process::unshare(libc::CLONE_NEWCGROUP as u64)
                 .during("make cgroup namespace", String::new),
             Step::LoopbackUp => crate::sys::fs::loopback_up().during("bring up", || "lo"),
+            Step::JoinNetwork if self.context.awaits_network => self.join_network(),
+            Step::JoinNetwork => crate::sys::fs::loopback_up().during("bring up", || "lo"),
             Step::UnshareIpc => crate::sys::process::unshare(libc::CLONE_NEWIPC as u64)
                 .during("make ipc namespace", String::new),
             Step::SlaveMounts => rootfs::slave_mounts(),
@@ -347,6 +355,12 @@ impl Init<'_> {
     fn runtime_hooks(&self) -> Result<(), Failure> {
         self.context.channel.send(Kind::RuntimeHooks).during("tell the runtime", || "to run hooks")?;
         self.context.channel.expect(Kind::HooksDone).during("wait for hooks", String::new).map(drop)
+    }
+
+    fn join_network(&self) -> Result<(), Failure> {
+        let made = self.context.channel.expect_descriptor(Kind::Network);
+        let made = made.during("receive network namespace", String::new)?;
+        setns(made.as_fd(), libc::CLONE_NEWNET).during("join network namespace", String::new)
     }
 
     fn sysctl(&self, path: &Path, value: &str) -> Result<(), Failure> {

@@ -1,9 +1,11 @@
-//! Network devices of the host that become a container's (config-linux.md "Network Devices").
+//! Network devices of the host that become a container's (config-linux.md "Network Devices"); and in `apart` a new
+//! network namespace.
 //!
 //! The client is our own: five kinds of message are needed. Of the kept libraries, rtnetlink brings an async
 //! runtime; netlink-packet-route 0.25 with netlink-sys adds 400 KB to a small static program for one request and one
 //! dump (measured with the release profile), a fifth of what all of davit may be.
 
+pub(crate) mod apart;
 pub(crate) mod netlink;
 
 use std::io;

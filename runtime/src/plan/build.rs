@@ -1,5 +1,6 @@
 //! Spec → [`Plan`].
 
+use std::ffi::CStr;
 use std::path::{Path, PathBuf};
 
 use oci_spec::runtime::{LinuxNamespaceType, Process, Spec};
@@ -10,7 +11,7 @@ use super::options::propagation;
 use super::process::{
     has_listener, kept_groups, landlock, late_seccomp, process_steps, program, window_size,
 };
-use super::{Facts, IdMaps, Join, MountSource, Namespaces, Plan, Step, SwitchRoot};
+use super::{Entry, Facts, IdMaps, Join, MountSource, Namespaces, Plan, Step, SwitchRoot};
 use crate::security::keyring::Joiner;
 use crate::spec::{Error, list, namespace, sysctl_path};
 use crate::sys::mount::Reach;
@@ -58,7 +59,12 @@ pub fn plan(spec: &Spec, request: &Request<'_>, facts: &Facts) -> Result<Plan, E
     if namespaces.new & libc::CLONE_NEWNET as u64 != 0 {
         steps.push(Step::LoopbackUp);
     }
+    let before_rootfs = steps.len();
     let late_readonly = rootfs_steps(spec, request, facts, &mut steps)?;
+    if namespaces.network_apart {
+        let rest = steps.iter().skip(before_rootfs).take_while(|step| !needs_network(step)).count();
+        steps.insert(before_rootfs + rest, Step::JoinNetwork);
+    }
     switch_root_steps(spec, request, process, late_readonly, &mut steps)?;
     isolation_steps(spec, &mut steps);
     process_steps(spec, process, &mut steps)?;
@@ -144,7 +150,32 @@ fn namespaces(spec: &Spec) -> Namespaces {
     if !all.time_offsets.is_empty() {
         all.new &= !CLONE_NEWTIME;
     }
+    // A user namespace is to own it, which is init's; and devices are moved there before init may act.
+    let network = libc::CLONE_NEWNET as u64;
+    let devices = spec.linux().as_ref().and_then(|linux| linux.net_devices().as_ref());
+    all.network_apart = all.new & network != 0
+        && all.new & user == 0
+        && all.entry() == Entry::Direct
+        && devices.is_none_or(|devices| devices.is_empty());
+    if all.network_apart {
+        all.new &= !network;
+    }
     all
+}
+
+/// Whether a step of the rootfs may depend on the network namespace: sysfs shows its devices, a file system of a server
+/// speaks in it, hooks set it up. The ones listed here do not.
+fn needs_network(step: &Step) -> bool {
+    const LOCAL: [&CStr; 4] = [c"proc", c"tmpfs", c"devpts", c"mqueue"];
+    match step {
+        Step::Mount(mount) => match &mount.source {
+            MountSource::Filesystem { kind, .. } => !LOCAL.contains(&kind.as_c_str()),
+            MountSource::Bind { .. } | MountSource::RemountBind => false,
+            _ => true,
+        },
+        Step::RuntimeHooks | Step::ContainerHooks(_) => true,
+        _ => false,
+    }
 }
 
 /// A line for each clock: name, seconds, nanoseconds.
@@ -387,6 +418,49 @@ mod tests {
         let both =
             serde_json::json!([{"type": "mount"}, {"type": "user"}, {"type": "network", "path": "/n"}]);
         assert_eq!(entry(both), Entry::Staged);
+    }
+
+    #[test]
+    fn a_network_namespace_is_made_apart_and_joined_before_it_is_needed() {
+        let network = libc::CLONE_NEWNET as u64;
+        let with = |change: &dyn Fn(&mut serde_json::Value)| {
+            let spec = spec(|value| {
+                let namespaces = value["linux"]["namespaces"].as_array_mut().unwrap();
+                namespaces.push(serde_json::json!({"type": "network"}));
+                change(value);
+            });
+            plan(&spec, &request(), &Facts::default()).unwrap()
+        };
+        let mount = |value: &mut serde_json::Value, kind: &str| {
+            let mounts = value["mounts"].as_array_mut().unwrap();
+            mounts.push(serde_json::json!({"destination": "/at", "type": kind, "source": "s"}));
+        };
+        let join = |plan: &Plan| index(plan, |s| matches!(s, Step::JoinNetwork));
+
+        for kind in ["sysfs", "nfs", "cgroup"] {
+            let plan = with(&|value| mount(value, kind));
+            assert!(plan.namespaces.network_apart && plan.namespaces.new & network == 0);
+            let last = index(&plan, |s| matches!(s, Step::Mount(m) if m.destination == Path::new("/at")));
+            assert_eq!(join(&plan) + 1, last, "{kind}");
+        }
+        let plan = with(&|value| value["hooks"] = serde_json::json!({"createRuntime": [{"path": "/h"}]}));
+        assert_eq!(join(&plan) + 1, index(&plan, |s| matches!(s, Step::RuntimeHooks)));
+        let plan = with(&|_| {});
+        assert_eq!(join(&plan) + 1, index(&plan, |s| matches!(s, Step::SwitchRoot(_))));
+
+        // Another is to own it, or to be in it before init acts.
+        for change in [
+            &(|v: &mut serde_json::Value| {
+                let namespaces = v["linux"]["namespaces"].as_array_mut().unwrap();
+                namespaces.push(serde_json::json!({"type": "user"}));
+            }) as &dyn Fn(&mut serde_json::Value),
+            &|v| v["linux"]["netDevices"] = serde_json::json!({"eth7": {}}),
+        ] {
+            let plan = with(change);
+            assert!(!plan.namespaces.network_apart && plan.namespaces.new & network != 0);
+            assert!(plan.steps.iter().all(|step| !matches!(step, Step::JoinNetwork)));
+            index(&plan, |s| matches!(s, Step::LoopbackUp));
+        }
     }
 
     #[test]

@@ -82,6 +82,14 @@ impl Plan {
                 all.push(made);
             }
         }
+        if self.namespaces.network_apart {
+            let calls = &["unshare", "socket", "ioctl", "setns", "sendmsg"];
+            all.push(Description::by_runtime(
+                "make network namespace",
+                "while init mounts, with lo up",
+                calls,
+            ));
+        }
         if let Some(maps) = &self.id_maps {
             let text = |maps: &[oci_spec::runtime::LinuxIdMapping]| {
                 let lines = maps.iter().map(|m| format!("{}:{}:{}", m.container_id(), m.host_id(), m.size()));
@@ -166,6 +174,7 @@ fn describe(step: &Step) -> Description {
         Step::Keyring { id, .. } => init("join session keyring", format!("_ses.{id}"), &["keyctl"]),
         Step::UnshareCgroup => init("make cgroup namespace", "", &["unshare"]),
         Step::LoopbackUp => init("bring up", "lo", &["socket", "ioctl"]),
+        Step::JoinNetwork => init("join network namespace", "made by the runtime", &["recvmsg", "setns"]),
         Step::UnshareIpc => init("make ipc namespace", "", &["unshare"]),
         Step::HostPropagation(flag, reach) => init(
             "set propagation",

@@ -83,6 +83,10 @@ pub struct Namespaces {
     /// Whether a new cgroup namespace is made by init once it sits in its cgroup (cgroup v1 and hybrid:
     /// the namespace's root is where its maker is, and v1 has no CLONE_INTO_CGROUP).
     pub unshare_cgroup: bool,
+    /// Whether a new network namespace is not in [`Namespaces::new`], since the runtime makes it while init mounts: it
+    /// takes longer than all others together. Where the runtime can't come back from it (EPERM in a user namespace
+    /// without a network namespace of its own), the clone makes it after all.
+    pub network_apart: bool,
     /// Whether a new IPC namespace is made by init once it is root of its new user namespace.
     pub unshare_ipc: bool,
     /// Lines for /proc/PID/timens_offsets of a new time namespace, which is not in [`Namespaces::new`] then:
@@ -155,6 +159,8 @@ pub enum Step {
     UnshareCgroup,
     /// Bring `lo` up in a new network namespace.
     LoopbackUp,
+    /// Enter the network namespace that the runtime makes meanwhile, with `lo` up ([`Namespaces::network_apart`]).
+    JoinNetwork,
     /// Make the IPC namespace: its message queues belong to who makes it, which is to be the root of a new user
     /// namespace.
     UnshareIpc,
