@@ -67,7 +67,11 @@ fn config(data: &[u8], scratch: &Path) {
         switch_root: SwitchRoot::Pivot,
         new_keyring: true,
     };
-    let v2 = Facts { cgroup_v1: Vec::new(), cgroup_v2: Some("/sys/fs/cgroup/fuzz".into()) };
+    let v2 = Facts {
+        cgroup_v1: Vec::new(),
+        cgroup_v2: Some("/sys/fs/cgroup/fuzz".into()),
+        cgroup_v2_mount: Some("/sys/fs/cgroup".into()),
+    };
     match plan::plan(&spec, &request, &v2) {
         Ok(plan) => {
             let described = plan.describe_entry().len() + plan.describe_steps().len();

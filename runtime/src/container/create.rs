@@ -102,9 +102,11 @@ pub(super) fn planned(
         CgroupManager::Systemd => systemd_cgroup(runtime, &options.id, &spec, &layout, denied)?,
         _ => Cgroup::resolve(&layout, &options.id, cgroups_path, denied)?,
     };
+    let is_v2 = layout.mode() == CgroupMode::V2;
     let facts = Facts {
         cgroup_v1: cgroup_views(runtime, &layout, &cgroup),
-        cgroup_v2: cgroup.paths().into_values().next().filter(|_| layout.mode() == CgroupMode::V2),
+        cgroup_v2: cgroup.paths().into_values().next().filter(|_| is_v2),
+        cgroup_v2_mount: layout.hierarchies().first().map(|v2| v2.mountpoint.clone()).filter(|_| is_v2),
     };
     let request = Request {
         id: &options.id,

@@ -286,6 +286,10 @@ fn describe_mount(mount: &Mount) -> Description {
             let object = format!("cgroup v1 ({}) on {to}{}", names.join(" "), with(""));
             (object, vec!["fsopen", "fsconfig", "fsmount", "open_tree", "mount_setattr"])
         }
+        MountSource::CgroupV2 { host_mount: Some(path), .. } => {
+            let object = format!("{} (cgroup2) on {to}{}", path.display(), with("bind"));
+            (object, vec!["open_tree", "mount_setattr"])
+        }
         MountSource::CgroupV2 { .. } => {
             (format!("cgroup2 on {to}{}", with("")), vec!["fsopen", "fsconfig", "fsmount"])
         }

@@ -39,6 +39,8 @@ pub struct Facts {
     pub cgroup_v1: Vec<CgroupView>,
     /// The container's cgroup v2 directory on the host.
     pub cgroup_v2: Option<PathBuf>,
+    /// Where the host has cgroup v2 mounted, if that is all that it has.
+    pub cgroup_v2_mount: Option<PathBuf>,
 }
 
 /// One cgroup v1 hierarchy as a container sees it.
@@ -358,6 +360,10 @@ pub enum MountSource {
     },
     /// The cgroup v2 hierarchy.
     CgroupV2 {
+        /// The host's own mount, which a container without a cgroup namespace gets to see again. To mount it anew from
+        /// the first cgroup namespace would set its options for the whole host, and take away those that are not named
+        /// (nsdelegate, memory_recursiveprot; runc #5258, moby #50466); and wait for a grace period (kernel 6.18).
+        host_mount: Option<PathBuf>,
         /// The container's directory on the host, bound where a user namespace may not mount it.
         host_dir: Option<PathBuf>,
         /// Whether it must not be writable, whatever the options say.

@@ -107,6 +107,9 @@ fn source(
     let namespaced = namespace(spec, LinuxNamespaceType::Cgroup).is_some();
     // What is above the container's own cgroup is not its user namespace's (CVE-2023-25809).
     let readonly = !namespaced && namespace(spec, LinuxNamespaceType::User).is_some();
+    // Options of the hierarchy are for who mounts it.
+    let sees_hosts = !namespaced && !readonly && options.data.is_empty();
+    let host_mount = facts.cgroup_v2_mount.clone().filter(|_| sees_hosts);
     Ok(match bind {
         Some(_) if options.remount => MountSource::RemountBind,
         Some(reach) => MountSource::Bind { path: bundle.join(source), reach },
@@ -115,7 +118,9 @@ fn source(
         None if kind == "cgroup" && !facts.cgroup_v1.is_empty() => {
             MountSource::CgroupV1 { views: facts.cgroup_v1.clone(), namespaced, readonly }
         }
-        None if kind == "cgroup" => MountSource::CgroupV2 { host_dir: facts.cgroup_v2.clone(), readonly },
+        None if kind == "cgroup" || (kind == "cgroup2" && host_mount.is_some()) => {
+            MountSource::CgroupV2 { host_mount, host_dir: facts.cgroup_v2.clone(), readonly }
+        }
         None => MountSource::Filesystem { kind: cstring(Path::new(kind))?, source: cstring(&source)? },
     })
 }

@@ -7,7 +7,7 @@ use std::path::Path;
 use nix::fcntl::AT_FDCWD;
 
 use super::filesystem::New;
-use super::mounts::{Site, adjust};
+use super::mounts::{Site, adjust, remount_attrs};
 use crate::init::{Context, Failure};
 use crate::path::{Create, RootDir};
 use crate::plan::{Attrs, CgroupView, Mount, Options, attr};
@@ -22,6 +22,27 @@ pub(super) enum Show {
     Namespace,
     /// A bind of the container's directory.
     OwnDirectory,
+}
+
+/// cgroup v2 as the host has it mounted, which changes nothing there. False, and nothing is done, where its mount can't be
+/// cloned (EINVAL: it is unbindable, or has mounts on it that another user namespace has locked).
+pub(super) fn v2_of_host(site: Site<'_>, mount: &Mount, host_mount: &Path) -> Result<bool, Failure> {
+    let name = || host_mount.display().to_string();
+    let path = crate::sys::cstring(host_mount).during("bind", name)?;
+    let tree = match clone_tree(AT_FDCWD, &path, Reach::One) {
+        Err(e) if e.raw_os_error() == Some(libc::EINVAL) => return Ok(false),
+        tree => tree.during("bind", name)?,
+    };
+    let target =
+        site.root.ensure(&mount.destination, Create::Directory).during("make mount point", String::new)?;
+    site.change.attach(&tree, target.as_fd(), |tree| {
+        // No peer of the host's, as a mount of its own would be none.
+        let private = MountAttr { propagation: libc::MS_PRIVATE, ..MountAttr::default() };
+        site.change.set(tree, &private, Reach::One).during("make private", name)?;
+        remount_attrs(site.change, tree, &mount.options)?;
+        adjust(site.change, tree, &mount.options)
+    })?;
+    Ok(true)
 }
 
 /// cgroup v2. In a cgroup namespace the mount shows the container's directory as its root.

@@ -81,8 +81,15 @@ pub fn mount(site: Site<'_>, mount: &Mount, prepared: Option<Prepared>) -> Resul
             let show = if *namespaced { Show::Namespace } else { Show::OwnDirectory };
             cgroups::v1(site, mount, views, show, *readonly).map(|()| None)
         }
-        MountSource::CgroupV2 { host_dir, readonly } => {
-            cgroups::v2(site, mount, host_dir.as_deref(), *readonly).map(|()| None)
+        MountSource::CgroupV2 { host_mount, host_dir, readonly } => {
+            let made = match host_mount {
+                Some(path) => cgroups::v2_of_host(site, mount, path),
+                None => Ok(false),
+            };
+            made.and_then(|made| match made {
+                true => Ok(None),
+                false => cgroups::v2(site, mount, host_dir.as_deref(), *readonly).map(|()| None),
+            })
         }
         MountSource::RemountBind | MountSource::RemountFilesystem => remount(site, mount).map(|()| None),
     };
@@ -316,7 +323,7 @@ pub(super) fn adjust(change: &Change, tree: BorrowedFd<'_>, options: &Options) -
 
 /// A bind's flags, as a bind remount sets them. Where the kernel has locked some (a mount of another user
 /// namespace's), those stay as they are, unless the options want them off (runc's rule).
-fn remount_attrs(how: &Change, tree: BorrowedFd<'_>, options: &Options) -> Result<(), Failure> {
+pub(super) fn remount_attrs(how: &Change, tree: BorrowedFd<'_>, options: &Options) -> Result<(), Failure> {
     let Some(attrs) = options.bind_attrs() else { return Ok(()) };
     let change = |attrs: Attrs| {
         let change = MountAttr { set: attrs.set, clear: attrs.clear, ..MountAttr::default() };

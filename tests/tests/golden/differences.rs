@@ -9,6 +9,8 @@ const MQUEUE: &str =
     "one clone3 makes all namespaces, before ids are mapped; the mode lets all in either way";
 const CGROUP_TMPFS: &str =
     "the mount of type cgroup asks for ro; runc loses it for the tmpfs that holds the v1 hierarchies";
+const HOSTS_CGROUPS: &str = "without a cgroup namespace it is the host's own mount: a new one changes the host's mount \
+                             options (runc #5258)";
 const VERSION: &str = "the version is the config's, whose terms the state uses; runc writes its own";
 const POSTSTART: &str =
     "poststart hooks run once the program has started (runtime.md \"Lifecycle\"), as by runc 1.4";
@@ -50,6 +52,13 @@ pub const DIFFERENCES: &[Difference] = &[
         davit: Some("/sys/fs/cgroup ro,nosuid,nodev,noexec,relatime tags: tmpfs tmpfs rw,mode=755"),
         runc: Some("/sys/fs/cgroup rw,nosuid,nodev,noexec,relatime tags: tmpfs tmpfs rw,mode=755"),
         reason: CGROUP_TMPFS,
+    },
+    Difference {
+        cases: &["pure v2"],
+        section: "mountinfo",
+        davit: Some("/ /sys/fs/cgroup ro,nosuid,nodev,noexec,relatime tags: cgroup2 "),
+        runc: Some("/ /sys/fs/cgroup ro,nosuid,nodev,noexec,relatime tags: cgroup2 cgroup rw"),
+        reason: HOSTS_CGROUPS,
     },
     Difference {
         cases: &["*", "user namespace"],
