@@ -101,7 +101,10 @@ fn explaining_needs_no_root_and_changes_nothing() {
     let davit = world.path("davit");
     copy_program(world.runtime(), &davit);
     let user = ["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups"];
-    let words = ["explain", "--id", &c.id, bundle.dir().to_str().unwrap()];
+    let dir = bundle.dir().to_str().unwrap();
+    let twice = world.call(&["explain", "--bundle", dir, dir]).run();
+    twice.fails(1, "the bundle is given twice: by --bundle and as an argument");
+    let words = ["explain", "--id", &c.id, "--bundle", dir];
     let call = world.call(&words).with(&davit).without_log().wrapper(&user).run().ok();
     let lines: Vec<&str> = call.stdout.lines().collect();
     assert!(lines[0].starts_with("  1 runtime make cgroup ") && lines[0].contains(&c.id), "{}", lines[0]);

@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use anyhow::anyhow;
+use anyhow::{anyhow, bail};
 use clap::ArgMatches;
 use serde_json::json;
 
@@ -30,6 +30,9 @@ pub(super) const COMMAND: Command = Command {
             value("config", "read this file in place of the bundle's config.json")
                 .short('f')
                 .value_parser(path_parser()),
+            value("bundle", "root of the bundle directory, in place of the argument")
+                .short('b')
+                .value_parser(path_parser()),
             value("id", "container id, which names the cgroup and the keyring (default: example)"),
         ]
     },
@@ -42,7 +45,11 @@ pub(super) const COMMAND: Command = Command {
 const DOCUMENT: u32 = 1;
 
 fn run(global: &Global, matches: &ArgMatches) -> anyhow::Result<i32> {
-    let given = positionals(matches).next().map_or_else(|| PathBuf::from("."), PathBuf::from);
+    let given = match (options::path(matches, "bundle"), positionals(matches).next()) {
+        (Some(_), Some(_)) => bail!("the bundle is given twice: by --bundle and as an argument"),
+        (Some(path), None) => path,
+        (None, argument) => argument.map_or_else(|| PathBuf::from("."), PathBuf::from),
+    };
     let bundle = std::fs::canonicalize(&given)
         .map_err(|e| anyhow!("open bundle {}: {}", given.display(), errno_text(&e)))?;
     let options = CreateOptions {

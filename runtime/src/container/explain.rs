@@ -8,7 +8,7 @@ use super::create::{Planned, absolute, planned};
 use super::dir::Dir;
 use super::{CreateOptions, Result, Runtime};
 use crate::cgroup::{Cgroup, Mode};
-use crate::plan::{Description, Step, exec_plan};
+use crate::plan::{Description, Plan, Step, exec_plan};
 use crate::spec::list;
 
 /// The steps for a bundle. Only `id`, `bundle`, `config`, `root_switch` and `new_keyring` of the options count.
@@ -21,7 +21,7 @@ pub fn explain(runtime: &Runtime, options: &CreateOptions) -> Result<Vec<Descrip
     let mut all = before(&spec, &cgroup);
     let entry = plan.describe_entry();
     all.extend(entry);
-    all.extend(after_clone(&spec, &cgroup));
+    all.extend(after_clone(&spec, &cgroup, &plan));
     let steps = plan.describe_steps();
     for (at, description) in steps.into_iter().enumerate() {
         let hooks = matches!(plan.steps.get(at), Some(Step::RuntimeHooks));
@@ -74,17 +74,24 @@ fn before(spec: &Spec, cgroup: &Cgroup) -> Vec<Description> {
 }
 
 /// What the runtime does while init mounts.
-fn after_clone(spec: &Spec, cgroup: &Cgroup) -> Vec<Description> {
+fn after_clone(spec: &Spec, cgroup: &Cgroup, plan: &Plan) -> Vec<Description> {
     let mut all = Vec::new();
     if let Some(config) = spec.linux().as_ref().and_then(|linux| linux.intel_rdt().as_ref()) {
         let group = crate::resctrl::clos_id(config).unwrap_or("of its own");
         all.push(Description::by_runtime("join resctrl group", group, &["mkdir", "write"]));
     }
-    if !cgroup.paths().is_empty() {
-        match cgroup.mode() {
-            // clone3 has put it there.
-            Mode::V2 => all.push(Description::by_runtime("load device rules", rules(spec), &["bpf"])),
-            _ => all.push(Description::by_runtime("join cgroup", "in every hierarchy", &["write"])),
+    let (has_cgroup, is_v2) = (!cgroup.paths().is_empty(), cgroup.mode() == Mode::V2);
+    if has_cgroup && !is_v2 {
+        all.push(Description::by_runtime("join cgroup", "in every hierarchy", &["write"]));
+    }
+    if plan.namespaces.network_apart {
+        let calls = &["unshare", "socket", "ioctl", "setns", "sendmsg"];
+        all.push(Description::by_runtime("make network namespace", "with lo up", calls));
+    }
+    if has_cgroup {
+        if is_v2 {
+            // clone3 has put the process there.
+            all.push(Description::by_runtime("load device rules", rules(spec), &["bpf"]));
         }
         let limits = limits(spec);
         if !limits.is_empty() {

@@ -82,14 +82,6 @@ impl Plan {
                 all.push(made);
             }
         }
-        if self.namespaces.network_apart {
-            let calls = &["unshare", "socket", "ioctl", "setns", "sendmsg"];
-            all.push(Description::by_runtime(
-                "make network namespace",
-                "while init mounts, with lo up",
-                calls,
-            ));
-        }
         if let Some(maps) = &self.id_maps {
             let text = |maps: &[oci_spec::runtime::LinuxIdMapping]| {
                 let lines = maps.iter().map(|m| format!("{}:{}:{}", m.container_id(), m.host_id(), m.size()));

@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use davit_tests::criu::CriuWorld;
-use davit_tests::{newest_runc, skip};
+use davit_tests::{View, newest_runc, skip};
 use serde_json::json;
 
 use super::{count, counting, counts_on};
@@ -22,10 +22,17 @@ fn with_runc() {
     std::fs::write(&options, "network-lock nftables\n").unwrap();
     let pairs: [(&Path, &Path, &Path); 4] =
         [(&runc, &runc, &davit), (&davit, &davit, &runc), (&runc, &davit, &davit), (&davit, &runc, &davit)];
-    for (at, (runs, writes, restores)) in pairs.into_iter().enumerate() {
+    let views = [(View::Host, false), (View::PureV2, false), (View::PureV2, true)];
+    for (at, ((view, own_cgroups), (runs, writes, restores))) in
+        views.into_iter().flat_map(|view| pairs.map(|pair| (view, pair))).enumerate()
+    {
         let mut bundle = counting(&world);
         bundle.set("/annotations", json!({"org.criu.config": options}));
-        let c = world.world.container(&bundle);
+        if own_cgroups {
+            bundle.push("/linux/namespaces", json!({"type": "cgroup"}));
+        }
+        let mut c = world.world.container(&bundle);
+        c.view = view;
         let dir = bundle.dir().to_str().unwrap();
         let quiet = ["sh", "-c", "exec \"$@\" >/dev/null 2>&1", "sh"];
         world.call(&c, "run", &["--detach", "--bundle", dir]).wrapper(&quiet).with(runs).run().ok();
