@@ -1,4 +1,4 @@
-//! What the runtime does to a process that it has made and that waits in its cgroup.
+//! What is done to a process in its cgroup before it acts on its plan, mostly by the runtime that has made it.
 
 use std::path::Path;
 
@@ -27,6 +27,16 @@ pub(super) fn apply(pid: i32, plan: &Plan) -> Result<(), Failure> {
     super::netdevices::take(pid, plan)
 }
 
+/// What of it a process can do itself, before it enters namespaces: it is in its cgroup, and has no ids to be mapped.
+///
+/// # Errors
+/// A [`Failure`] naming the field.
+pub(super) fn apply_to_self(plan: &Plan, proc: &ProcFs) -> Result<(), Failure> {
+    place(0, &plan.outside.affinity)?;
+    // Else it has done so before it was made undumpable.
+    if is_ordinary_user() { Ok(()) } else { set_own_oom_score(plan, proc) }
+}
+
 /// oom_score_adj of the calling process, where the runtime can't write it once the process is undumpable.
 ///
 /// # Errors
@@ -51,6 +61,8 @@ const ALL_CPUS: [u64; 128] = [u64::MAX; 128];
 
 /// CPUs, once the process is in its cgroup. The kernel leaves out what the cpuset has not; since 6.2 it no
 /// longer widens the mask by itself when a process joins a cpuset (da019032819a).
+///
+/// 0 is the calling process.
 fn place(pid: i32, affinity: &Affinity) -> Result<(), Failure> {
     match affinity {
         Affinity { last: Some(cpus), .. } => {
@@ -60,7 +72,7 @@ fn place(pid: i32, affinity: &Affinity) -> Result<(), Failure> {
         Affinity { .. } => {
             if let Err(error) = set_affinity(pid, &ALL_CPUS) {
                 // As in runc: the process runs, on fewer CPUs than it might.
-                log::warn!("resetting the CPU affinity of process {pid} failed: {error}");
+                log::warn!("resetting the CPU affinity of the process failed: {error}");
             }
             Ok(())
         }

@@ -12,7 +12,7 @@ use crate::init::{
     Received, join_namespaces, join_process, open_namespaces, pidfd_pid,
 };
 use crate::path::ProcFs;
-use crate::plan::{Entry, Plan, Step};
+use crate::plan::{Entry, Plan};
 use crate::resctrl::add_process;
 use crate::sys::prctl;
 use crate::sys::process::{CLONE_NEWTIME, Exit, Fork, WaitFor, WaitMode, clone3, exit_now, unshare, wait};
@@ -89,7 +89,7 @@ pub fn spawn(launch: Launch<'_>) -> Result<Spawned> {
         set_affinity(0, cpus.words()).during("set process.execCPUAffinity.initial", String::new)?;
     }
     let (fork, in_cgroup) = clone_into(flags, cgroup)?;
-    let acts_at_once = in_cgroup && acts_at_once(&launch);
+    let acts_at_once = in_cgroup && acts_at_once(&launch, entry);
     match fork {
         Fork::Child => {
             drop(ours);
@@ -127,8 +127,7 @@ pub fn spawn(launch: Launch<'_>) -> Result<Spawned> {
             let joined = launch.resctrl.iter().try_for_each(|dir| add_process(dir, spawned.pid));
             joined
                 .map_err(super::Error::from)
-                .and_then(|()| prepare(&spawned, plan, cgroup, in_cgroup))
-                .and_then(|()| if acts_at_once { Ok(()) } else { spawned.let_go() })
+                .and_then(|()| if acts_at_once { Ok(()) } else { prepare(&spawned, plan, cgroup, in_cgroup) })
                 .and_then(|()| network_home.map_or(Ok(()), |home| network::make(&home, &spawned.channel)))
                 .map_err(|error| spawned.own_words(error))?;
             Ok(spawned)
@@ -144,9 +143,11 @@ fn child(
     enter_init: Option<(BorrowedFd<'_>, i32)>,
     root: Option<BorrowedFd<'_>>,
 ) -> ! {
-    let entered = hide(context.plan, &context.proc).and_then(|()| match enter_init {
+    let (plan, proc) = (context.plan, &context.proc);
+    let own_part = || if context.acts_at_once { super::outside::apply_to_self(plan, proc) } else { Ok(()) };
+    let entered = hide(plan, proc).and_then(|()| own_part()).and_then(|()| match enter_init {
         Some((pidfd, flags)) => {
-            enter(pidfd, flags, entry, &context.proc)?;
+            enter(pidfd, flags, entry, proc)?;
             root.map_or(Ok(()), crate::rootfs::enter_root)
         }
         None => join_namespaces(namespaces),
@@ -306,20 +307,16 @@ fn receive_init(channel: Channel, stage: &OwnedFd) -> Result<Spawned> {
     }
 }
 
-/// Whether a process that was cloned into its cgroup need not wait until the runtime has prepared it: what is left for
-/// the runtime then (CPUs, oom_score_adj) matters to programs only, and the gate or the hooks' message holds those back.
-/// A waiting process would be woken on the runtime's CPU, which is busy for as long as the mounts take.
-fn acts_at_once(launch: &Launch<'_>) -> bool {
-    let Launch { plan, gate, enter, resctrl, .. } = launch;
-    let runs_programs =
-        matches!(gate, Gate::Open) || plan.steps.iter().any(|step| matches!(step, Step::ContainerHooks(_)));
-    enter.is_none()
-        && plan.namespaces.entry() == Entry::Direct
-        && plan.id_maps.is_none()
-        && plan.outside.raise_limits.is_empty()
-        && plan.outside.net_devices.is_empty()
-        && resctrl.is_empty()
-        && !runs_programs
+/// Whether a process that was cloned into its cgroup need not wait until the runtime has prepared it: what there is to
+/// prepare it does itself ([`super::outside::apply_to_self`]). A waiting process would be woken on the runtime's CPU,
+/// which may be busy for as long as the mounts take.
+fn acts_at_once(launch: &Launch<'_>, entry: Entry) -> bool {
+    let outside = &launch.plan.outside;
+    entry == Entry::Direct
+        && launch.plan.id_maps.is_none()
+        && outside.raise_limits.is_empty()
+        && outside.net_devices.is_empty()
+        && launch.resctrl.is_empty()
 }
 
 /// What must be true before init may act: ids mapped, in its cgroup, limits set.
@@ -332,14 +329,11 @@ fn prepare(spawned: &Spawned, plan: &Plan, cgroup: &Cgroup, in_cgroup: bool) -> 
     if !in_cgroup {
         cgroup.attach(pid)?;
     }
-    Ok(super::outside::apply(pid, plan)?)
+    super::outside::apply(pid, plan)?;
+    Ok(spawned.channel.send(Kind::Go).during("let init go", String::new)?)
 }
 
 impl Spawned {
-    fn let_go(&self) -> Result<()> {
-        Ok(self.channel.send(Kind::Go).during("let init go", String::new)?)
-    }
-
     /// Waits for init's next message, which must be `wanted`.
     ///
     /// # Errors

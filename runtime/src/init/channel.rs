@@ -5,7 +5,7 @@
 //! | –  | stage   | `Offsets`         | only with timeOffsets: time (and user) namespace are made        |
 //! | –  | runtime | `Go`              | answer to it: id maps and offsets written                        |
 //! | 0  | stage   | `Init` + pidfd    | only for a staged entry: the stage has cloned init               |
-//! | 1  | runtime | `Go`              | id maps written, cgroup joined; not where clone3 left no such work |
+//! | 1  | runtime | `Go`              | id maps written, cgroup joined; not sent where clone3 has done it all |
 //! | –  | runtime | `Network` + fd    | only with [`Namespaces::network_apart`]: the namespace, `lo` is up |
 //! | 2  | init    | `RuntimeHooks`    | only with prestart or createRuntime hooks: mounts are in place   |
 //! | 3  | runtime | `HooksDone`       | answer to 2                                                      |
@@ -210,6 +210,19 @@ impl Channel {
         }
     }
 
+    /// Whether the other side is there still; messages stay where they are.
+    ///
+    /// # Errors
+    /// EPIPE when it is gone.
+    pub fn check_open(&self) -> io::Result<()> {
+        let flags = MsgFlags::MSG_PEEK | MsgFlags::MSG_DONTWAIT;
+        match nix::sys::socket::recv(self.fd.as_raw_fd(), &mut [0], flags) {
+            Ok(0) => Err(io::Error::from_raw_os_error(libc::EPIPE)),
+            Ok(_) | Err(Errno::EAGAIN) => Ok(()),
+            Err(e) => Err(e.into()),
+        }
+    }
+
     /// Init's side: waits for `wanted` and the descriptor that comes with it.
     ///
     /// # Errors
@@ -297,6 +310,17 @@ mod tests {
         let (a, b) = Channel::pair().unwrap();
         a.send_with(Kind::Init, &[], Some(std::io::stdin().as_fd())).unwrap();
         assert!(b.receive_from_init().unwrap().1.is_some());
+    }
+
+    #[test]
+    fn a_closed_channel_shows_and_nothing_is_lost_by_looking() {
+        let (a, b) = Channel::pair().unwrap();
+        b.check_open().unwrap();
+        a.send(Kind::Go).unwrap();
+        b.check_open().unwrap();
+        b.expect(Kind::Go).unwrap();
+        drop(a);
+        assert_eq!(b.check_open().unwrap_err().raw_os_error(), Some(libc::EPIPE));
     }
 
     #[test]

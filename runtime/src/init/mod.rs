@@ -157,12 +157,16 @@ pub fn report(channel: &Channel, failure: &Failure) {
 impl Init<'_> {
     fn prepare(&mut self) -> Result<(), Failure> {
         // The parent's death must not leave a half-made container behind. If it is gone already, the
-        // channel is closed and the next message that is awaited fails.
+        // channel is closed: the next message that is awaited fails, and where none is, it is looked at here.
         prctl::set_pdeathsig(libc::SIGKILL).during("set parent death signal", String::new)?;
         let _ = prctl::set_name(c"davit:[init]");
         reset_signals().during("reset signals", String::new)?;
-        if !self.context.acts_at_once {
-            self.context.channel.expect(Kind::Go).during("wait for the runtime", String::new)?;
+        match self.context.gate {
+            _ if !self.context.acts_at_once => {
+                self.context.channel.expect(Kind::Go).during("wait for the runtime", String::new)?;
+            }
+            Gate::Open => self.context.channel.check_open().during("look for the runtime", String::new)?,
+            Gate::Fifo(_) | Gate::Message => {}
         }
         if self.context.hide {
             prctl::set_dumpable(false).during("make undumpable", String::new)?;
