@@ -212,12 +212,20 @@ mod tests {
     use super::*;
 
     fn planned(linux: serde_json::Value, mount: serde_json::Value) -> Result<Mount, String> {
+        planned_on(&Facts::default(), linux, mount)
+    }
+
+    fn planned_on(
+        facts: &Facts,
+        linux: serde_json::Value,
+        mount: serde_json::Value,
+    ) -> Result<Mount, String> {
         let spec: Spec = serde_json::from_value(serde_json::json!({
             "ociVersion": "1.0.2", "root": {"path": "r"}, "linux": linux, "mounts": [mount]
         }))
         .unwrap();
         let mount = spec.mounts().as_ref().unwrap()[0].clone();
-        plan_mount(&spec, &mount, Path::new("/b"), &Facts::default()).map_err(|e| e.to_string())
+        plan_mount(&spec, &mount, Path::new("/b"), facts).map_err(|e| e.to_string())
     }
 
     fn maps(mount: &Mount) -> (Vec<(u32, u32, u32)>, Reach) {
@@ -225,6 +233,29 @@ mod tests {
         let MountUserns::Maps(maps) = &idmap.userns else { panic!("{idmap:?}") };
         let one = |map: &LinuxIdMapping| (map.container_id(), map.host_id(), map.size());
         (maps.uids.iter().map(one).collect(), idmap.reach)
+    }
+
+    #[test]
+    fn who_sees_the_hosts_cgroup_v2_mount() {
+        let v2 = Facts { cgroup_v2_mount: Some("/sys/fs/cgroup".into()), ..Facts::default() };
+        let shown = |facts: &Facts, namespace: &str, kind: &str, options: &[&str]| {
+            let mount =
+                serde_json::json!({"destination": "/c", "type": kind, "source": "c", "options": options});
+            let linux = serde_json::json!({"namespaces": [{"type": namespace}]});
+            match planned_on(facts, linux, mount).unwrap().source {
+                MountSource::CgroupV2 { host_mount, .. } => host_mount,
+                MountSource::Filesystem { .. } => None,
+                other => panic!("{other:?}"),
+            }
+        };
+        for kind in ["cgroup", "cgroup2"] {
+            assert_eq!(shown(&v2, "mount", kind, &["ro"]).as_deref(), Some(Path::new("/sys/fs/cgroup")));
+            // One of its own, one that may not, options of the hierarchy, and a host that has v1 too.
+            assert_eq!(shown(&v2, "cgroup", kind, &[]), None);
+            assert_eq!(shown(&v2, "user", kind, &[]), None);
+            assert_eq!(shown(&v2, "mount", kind, &["nsdelegate"]), None);
+            assert_eq!(shown(&Facts::default(), "mount", kind, &[]), None);
+        }
     }
 
     #[test]
