@@ -4,7 +4,9 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::OnceLock;
 
-use crate::{Call, Container, World, skip, wait_until};
+use serde_json::json;
+
+use crate::{Bundle, Call, Container, World, skip, wait_until};
 
 /// The directory of CRIU, unpacked on first use, once `criu check` says that it works here.
 ///
@@ -17,6 +19,10 @@ pub fn criu() -> Result<PathBuf, String> {
 
 fn find() -> Result<PathBuf, String> {
     let script = concat!(env!("CARGO_MANIFEST_DIR"), "/../hack/debian-tree");
+    if !Path::new(script).exists() {
+        // Away from the sources, in the virtual machine: the one that is installed there.
+        return works(Path::new("/usr/sbin"));
+    }
     let output = Command::new(script)
         .args(["--name", "criu-sid", "sid", "criu"])
         .output()
@@ -26,9 +32,13 @@ fn find() -> Result<PathBuf, String> {
         return Err(text.lines().last().unwrap_or("hack/debian-tree failed").to_owned());
     }
     let dir = Path::new(String::from_utf8_lossy(&output.stdout).trim()).join("bin");
+    works(&dir)
+}
+
+fn works(dir: &Path) -> Result<PathBuf, String> {
     let check = Command::new(dir.join("criu")).arg("check").output().map_err(|e| format!("criu: {e}"))?;
     match check.status.success() {
-        true => Ok(dir),
+        true => Ok(dir.to_owned()),
         false => {
             let text = String::from_utf8_lossy(&check.stderr);
             let error = text.lines().find(|line| line.contains("Error")).unwrap_or("it does not say why");
@@ -124,6 +134,37 @@ impl CriuWorld {
             .expect("criu");
         Criu { child, port }
     }
+}
+
+/// Waits a moment without another process: nothing ever comes through this FIFO. CRIU may stumble over processes that
+/// end while it stops them.
+pub const NAP: &str = "read -t 0.02 x <&9";
+
+/// A program that counts, a line each (once it has started: see [`counts_on`]), in /tmp/count of its root file system. It opens the file for a moment each time, and CRIU
+/// restores an open file only as it was: what is restored more than once, or elsewhere, is [`idle`].
+#[must_use]
+pub fn counting(world: &CriuWorld) -> Bundle {
+    let mut bundle = world.world.bundle();
+    bundle.set("/root/readonly", json!(false)).script(&format!(
+        "busybox mkfifo /tmp/never; exec 9<>/tmp/never; i=0; \
+         while :; do i=$((i+1)); echo $i >>/tmp/count; {NAP}; done"
+    ));
+    bundle
+}
+
+/// Where a [`counting`] program is.
+#[must_use]
+pub fn count(bundle: &Bundle) -> u64 {
+    let text = std::fs::read_to_string(bundle.rootfs("/tmp/count")).unwrap_or_default();
+    // What follows the last line break is being written.
+    let lines = text.rsplit_once('\n').map_or("", |(lines, _)| lines);
+    lines.lines().last().map_or(0, |line| line.parse().expect("a number"))
+}
+
+/// Waits until it has counted on from here.
+#[track_caller]
+pub fn counts_on(bundle: &Bundle, from: u64) {
+    wait_until("the program counts on", || count(bundle) > from + 2);
 }
 
 /// A CRIU that serves; ended when dropped.

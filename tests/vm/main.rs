@@ -5,6 +5,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 mod apparmor;
+mod checkpoint;
 mod hierarchy;
 mod kubelet;
 mod legacy;

@@ -1,6 +1,6 @@
 //! `davit checkpoint`.
 
-use std::path::{Path, PathBuf};
+use std::path::{Component, Path, PathBuf};
 
 use anyhow::{anyhow, bail};
 use clap::{Arg, ArgMatches, value_parser};
@@ -113,16 +113,30 @@ pub(super) fn image_path(matches: &ArgMatches) -> anyhow::Result<PathBuf> {
     std::path::absolute(&path).map_err(|e| anyhow!("{}: {}", path.display(), errno_text(&e)))
 }
 
-/// runc's rules: relative to the images, and there.
+/// runc's rules: relative to the images, and there. Their directory itself need not be: it is about to be made.
 fn parent_path(images: &Path, path: PathBuf) -> anyhow::Result<PathBuf> {
     if path.is_absolute() {
         bail!("--parent-path must be relative");
     }
-    match std::fs::metadata(images.join(&path)) {
+    let parent = images.join(&path);
+    let parent = if images.exists() { parent } else { without_parents(&parent) };
+    match std::fs::metadata(parent) {
         Ok(found) if found.is_dir() => Ok(path),
         Ok(_) => bail!("invalid --parent-path: {}: not a directory", path.display()),
         Err(e) => bail!("invalid --parent-path: {}: {}", path.display(), errno_text(&e)),
     }
+}
+
+/// The path without its `..`, as if nothing in it were a link.
+fn without_parents(path: &Path) -> PathBuf {
+    let mut clean = PathBuf::new();
+    for component in path.components() {
+        match component {
+            Component::ParentDir => drop(clean.pop()),
+            other => clean.push(other),
+        }
+    }
+    clean
 }
 
 /// `ADDRESS:PORT`; an IPv6 address is in brackets.
@@ -164,6 +178,18 @@ fn lock_method(text: &str) -> anyhow::Result<NetworkLock> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_parent_beside_images_that_are_not_made_yet() {
+        // This file's directory has one beside it.
+        let cli = Path::new(env!("CARGO_MANIFEST_DIR")).join("src/cli");
+        for images in ["explain", "not-there"] {
+            let beside = parent_path(&cli.join(images), "../explain".into());
+            assert_eq!(beside.unwrap(), Path::new("../explain"), "{images}");
+            let missing = parent_path(&cli.join(images), "../nowhere".into()).unwrap_err().to_string();
+            assert_eq!(missing, "invalid --parent-path: ../nowhere: no such file or directory", "{images}");
+        }
+    }
 
     #[test]
     fn page_servers() {

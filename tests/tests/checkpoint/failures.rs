@@ -2,12 +2,12 @@
 
 use std::fs;
 
-use davit_tests::criu::CriuWorld;
+use davit_tests::criu::{CriuWorld, count, counting, counts_on};
 use davit_tests::user::Ranges;
 use davit_tests::{World, wait_until};
 use serde_json::json;
 
-use super::{count, counting, counts_on, idle};
+use super::idle;
 
 #[test]
 fn wrong_flags() {

@@ -2,11 +2,9 @@
 
 use std::path::Path;
 
-use davit_tests::criu::CriuWorld;
+use davit_tests::criu::{CriuWorld, count, counting, counts_on};
 use davit_tests::{View, newest_runc, skip};
 use serde_json::json;
-
-use super::{count, counting, counts_on};
 
 #[test]
 fn with_runc() {

@@ -8,45 +8,16 @@ mod options;
 use std::fs;
 use std::path::Path;
 
-use davit_tests::criu::CriuWorld;
+use davit_tests::criu::{CriuWorld, NAP, count, counting, counts_on};
 use davit_tests::tty::{ConsoleSocket, Terminal};
 use davit_tests::{Bundle, wait_until};
 use serde_json::json;
-
-/// Waits a moment without another process: nothing ever comes through this FIFO. CRIU may stumble over processes that
-/// end while it stops them.
-const NAP: &str = "read -t 0.02 x <&9";
-
-/// A program that counts, a line each (once it has started: see [`counts_on`]), in /tmp/count of its root file system. It opens the file for a moment each time, and CRIU
-/// restores an open file only as it was: what is restored more than once, or elsewhere, is [`idle`].
-fn counting(world: &CriuWorld) -> Bundle {
-    let mut bundle = world.world.bundle();
-    bundle.set("/root/readonly", json!(false)).script(&format!(
-        "busybox mkfifo /tmp/never; exec 9<>/tmp/never; i=0; \
-         while :; do i=$((i+1)); echo $i >>/tmp/count; {NAP}; done"
-    ));
-    bundle
-}
 
 /// A program that does nothing.
 fn idle(world: &CriuWorld) -> Bundle {
     let mut bundle = world.world.bundle();
     bundle.args(&["sleep", "1000"]);
     bundle
-}
-
-/// Where the program is.
-fn count(bundle: &Bundle) -> u64 {
-    let text = fs::read_to_string(bundle.rootfs("/tmp/count")).unwrap_or_default();
-    // What follows the last line break is being written.
-    let lines = text.rsplit_once('\n').map_or("", |(lines, _)| lines);
-    lines.lines().last().map_or(0, |line| line.parse().expect("a number"))
-}
-
-/// Waits until it has counted on from here.
-#[track_caller]
-fn counts_on(bundle: &Bundle, from: u64) {
-    wait_until("the program counts on", || count(bundle) > from + 2);
 }
 
 #[test]

@@ -2,11 +2,11 @@
 
 use std::fs;
 
-use davit_tests::criu::CriuWorld;
+use davit_tests::criu::{CriuWorld, count, counting, counts_on};
 use davit_tests::{Container, wait_until};
 use serde_json::json;
 
-use super::{count, counting, counts_on, idle};
+use super::idle;
 
 /// A checkpoint is refused, the container runs on, and with the flag it and the restore work.
 fn needs(world: &CriuWorld, c: &Container<'_>, flag: &str, restores: bool) {
