@@ -43,6 +43,8 @@ enum Link {
 pub enum Next {
     /// Nothing waits.
     Quiet,
+    /// What was said last is so still.
+    Unchanged,
     /// An answer is due within this time.
     Answer(Duration),
     /// Try again after this time.
@@ -58,6 +60,9 @@ pub struct Publisher {
     stream: u32,
     pause: Duration,
     fresh: bool,
+    /// Connections that have ended, until the reactor watches them no more: a worker that was forked meanwhile has them
+    /// open, so that their end alone is not the end of their events (epoll(7)).
+    ended: Vec<Conn>,
     dropped: u64,
 }
 
@@ -73,6 +78,7 @@ impl Publisher {
             stream: 1,
             pause: FIRST_PAUSE,
             fresh: false,
+            ended: Vec::new(),
             dropped: 0,
         }
     }
@@ -112,6 +118,11 @@ impl Publisher {
         }
     }
 
+    /// Connections that have ended since the last call, to be watched no more.
+    pub fn take_ended(&mut self) -> Vec<impl AsFd + use<>> {
+        std::mem::take(&mut self.ended)
+    }
+
     /// Sends the head if nothing is on its way.
     pub fn advance(&mut self) -> Next {
         let Some(head) = self.queue.front() else { return Next::Quiet };
@@ -138,22 +149,28 @@ impl Publisher {
                 self.stream = self.stream.wrapping_add(2);
                 Next::Answer(ANSWER)
             }
-            Err(e) => self.back_off(&e),
+            Err(e) => {
+                self.ended.push(conn);
+                self.back_off(&e)
+            }
         }
     }
 
-    /// The connection is readable.
+    /// The connection is readable, or one that has ended.
     pub fn readable(&mut self, scratch: &mut [u8]) -> Next {
         let (mut conn, awaited) = match std::mem::replace(&mut self.link, Link::Down) {
-            Link::Down => return Next::Quiet,
+            // The next attempt has its time.
+            Link::Down => return Next::Unchanged,
             Link::Idle(conn) => (conn, None),
             Link::Waiting(conn, stream) => (conn, Some(stream)),
         };
         let frames = match conn.receive(scratch) {
             Ok(frames) => frames,
-            // Without work there is no hurry to reconnect.
-            Err(_) if self.queue.is_empty() => return Next::Quiet,
-            Err(e) => return self.back_off(&e),
+            Err(e) => {
+                self.ended.push(conn);
+                // Without work there is no hurry to reconnect.
+                return if self.queue.is_empty() { Next::Quiet } else { self.back_off(&e) };
+            }
         };
         let answer = frames.into_iter().find_map(|decoded| match decoded {
             Decoded::Frame(f) if f.kind == Kind::Response && Some(f.stream) == awaited => Some(f.payload),
@@ -177,11 +194,16 @@ impl Publisher {
 
     /// The time of the last [`Next`] is over.
     pub fn expired(&mut self) -> Next {
-        if let Link::Waiting(..) = self.link {
-            self.link = Link::Down;
-            return self.back_off(&"no answer");
+        match std::mem::replace(&mut self.link, Link::Down) {
+            Link::Waiting(conn, _) => {
+                self.ended.push(conn);
+                self.back_off(&"no answer")
+            }
+            other => {
+                self.link = other;
+                self.advance()
+            }
         }
-        self.advance()
     }
 
     fn answered(&mut self, payload: &[u8]) -> Next {
@@ -284,6 +306,9 @@ mod tests {
         // The daemon dies with the last one on its way.
         drop(peer);
         assert!(matches!(publisher.readable(&mut scratch), Next::Retry(_)));
+        assert_eq!(publisher.take_ended().len(), 1);
+        // Nothing to read where there is no connection: the next attempt must stay.
+        assert_eq!(publisher.readable(&mut scratch), Next::Unchanged);
         assert_eq!(publisher.expired(), Next::Answer(ANSWER));
         let (mut peer, _) = listener.accept().unwrap();
         assert_eq!(serve_one(&mut peer, 0).1, "c");

@@ -264,12 +264,16 @@ impl Server {
     }
 
     fn after_publish(&mut self, next: Next) {
+        for ended in self.publisher.take_ended() {
+            self.poller.remove(ended.as_fd());
+        }
         if let Some(fd) = self.publisher.new_connection() {
             if let Err(e) = self.poller.add(fd, Token::Events, Interest::Read) {
                 log::error!("watch the event connection: {e}");
             }
         }
         match next {
+            Next::Unchanged => {}
             Next::Quiet => self.timers.clear(&Timer::Events),
             Next::Answer(time) | Next::Retry(time) => self.timers.set(Timer::Events, time),
         }

@@ -189,6 +189,10 @@ pub const DIFFERENCES: &[Difference] = &[
     ),
     not_asked("kill_while_start_hangs_in_a_hook", "Kill waits for Start (#13483), and the hook would stay"),
     not_asked(
+        "a_worker_that_holds_a_dead_connection_holds_no_event",
+        "Kill waits for Create (#13483), and the hook would stay",
+    ),
+    not_asked(
         "looking_is_quick_while_others_hang",
         "State waits for Create (#13483), and the hook would stay",
     ),

@@ -286,6 +286,40 @@ pub fn events_survive_twenty_seconds_without_a_daemon(daemon: &Daemon) {
     client.delete("c", "").unwrap();
 }
 
+/// A worker has a copy of all that the shim has open: a connection that the shim has given up ends only with it, and
+/// must not keep the next attempt from its time.
+pub fn a_worker_that_holds_a_dead_connection_holds_no_event(daemon: &Daemon) {
+    let gate = daemon.dir.path().join("gate");
+    nix::unistd::mkfifo(&gate, nix::sys::stat::Mode::S_IRWXU).unwrap();
+    let hook = daemon.dir.path().join("hook");
+    let began = daemon.dir.path().join("began");
+    install(&hook, &format!("#!/bin/sh\n: >{}\nread x < {}\n", began.display(), gate.display()));
+    for id in ["pod", "slow"] {
+        daemon.make_bundle(id, "sleep 1000", |config| {
+            config["annotations"] = serde_json::json!({"io.kubernetes.cri.sandbox-id": "pod"});
+            if id == "slow" {
+                config["hooks"] = serde_json::json!({"createRuntime": [{"path": hook, "args": ["hook"]}]});
+            }
+        });
+    }
+    let mut client = Client::connect(&daemon.start_shim("pod"));
+    daemon.create(&mut client, "pod", &Io::none()).unwrap();
+    client.start("pod", "").unwrap();
+    daemon.events().wait("/tasks/start", "pod");
+    let create = client.send(V2, "Create", &daemon.create_request("slow", &Io::none()));
+    until("the hook", || began.exists().then_some(()));
+    daemon.events().stop();
+    client.kill("pod", "", 9).unwrap();
+    assert_eq!(client.wait("pod", ""), 137);
+    daemon.events().start();
+    daemon.events().wait("/tasks/exit", "pod");
+    assert!(!daemon.events().topics("slow").contains(&"create".to_owned()), "it was the worker's end");
+    fs::write(&gate, "go\n").unwrap();
+    client.receive::<pb::CreateTaskResponse>(create).unwrap();
+    client.delete("slow", "").unwrap();
+    client.delete("pod", "").unwrap();
+}
+
 /// containerd restarts several times while a container lives and ends.
 pub fn daemon_that_restarts_again_and_again(daemon: &Daemon) {
     let mut client = daemon.created("c", "sleep 1000", &Io::none());
