@@ -286,9 +286,9 @@ pub fn events_survive_twenty_seconds_without_a_daemon(daemon: &Daemon) {
     client.delete("c", "").unwrap();
 }
 
-/// A worker has a copy of all that the shim has open: a connection that the shim has given up ends only with it, and
-/// must not keep the next attempt from its time.
-pub fn a_worker_that_holds_a_dead_connection_holds_no_event(daemon: &Daemon) {
+/// A restart of containerd while a worker that was forked before it is busy: what is told waits for none of it. (The worker
+/// closes its copy of the connection at its start; what happens in that moment is the unit test's.)
+pub fn a_busy_worker_holds_no_event_of_a_restarted_daemon(daemon: &Daemon) {
     let gate = daemon.dir.path().join("gate");
     nix::unistd::mkfifo(&gate, nix::sys::stat::Mode::S_IRWXU).unwrap();
     let hook = daemon.dir.path().join("hook");
