@@ -60,8 +60,8 @@ pub struct Publisher {
     stream: u32,
     pause: Duration,
     fresh: bool,
-    /// Connections that have ended, until the reactor watches them no more: a worker that was forked meanwhile has them
-    /// open, so that their end alone is not the end of their events (epoll(7)).
+    /// Connections that have ended, until the reactor watches them no more: a worker that has just been forked has them
+    /// open, so that their close is not the end of their events (epoll(7)).
     ended: Vec<Conn>,
     dropped: u64,
 }
@@ -156,7 +156,7 @@ impl Publisher {
         }
     }
 
-    /// The connection is readable, or one that has ended.
+    /// The connection is readable; or one was that has ended since, while what came with that event was served.
     pub fn readable(&mut self, scratch: &mut [u8]) -> Next {
         let (mut conn, awaited) = match std::mem::replace(&mut self.link, Link::Down) {
             // The next attempt has its time.
@@ -187,7 +187,7 @@ impl Publisher {
             }
             (None, None) => {
                 self.link = Link::Idle(conn);
-                Next::Quiet
+                Next::Unchanged
             }
         }
     }

@@ -189,10 +189,6 @@ pub const DIFFERENCES: &[Difference] = &[
     ),
     not_asked("kill_while_start_hangs_in_a_hook", "Kill waits for Start (#13483), and the hook would stay"),
     not_asked(
-        "a_busy_worker_holds_no_event_of_a_restarted_daemon",
-        "Kill waits for Create (#13483), and the hook would stay",
-    ),
-    not_asked(
         "looking_is_quick_while_others_hang",
         "State waits for Create (#13483), and the hook would stay",
     ),
