@@ -57,7 +57,7 @@ pub struct CriuWorld {
 }
 
 /// What runs a call whose container must not have the test's files as stdio: a file is restored only at its old size.
-const QUIET: [&str; 4] = ["sh", "-c", "exec \"$@\" >/dev/null 2>&1", "sh"];
+pub const QUIET: [&str; 4] = ["sh", "-c", "exec \"$@\" >/dev/null 2>&1", "sh"];
 
 impl CriuWorld {
     /// As [`World::enter`]; `None` after saying why CRIU is not there.
@@ -140,8 +140,9 @@ impl CriuWorld {
 /// end while it stops them.
 pub const NAP: &str = "read -t 0.02 x <&9";
 
-/// A program that counts, a line each (once it has started: see [`counts_on`]), in /tmp/count of its root file system. It opens the file for a moment each time, and CRIU
-/// restores an open file only as it was: what is restored more than once, or elsewhere, is [`idle`].
+/// A program that counts, a line each (once it has started: see [`counts_on`]), in /tmp/count of its root file system.
+/// It opens the file for a moment each time, and CRIU restores an open file only as it was: what is restored more than
+/// once, or elsewhere, is to be a program that does nothing.
 #[must_use]
 pub fn counting(world: &CriuWorld) -> Bundle {
     let mut bundle = world.world.bundle();

@@ -3,7 +3,7 @@
 
 use std::path::Path;
 
-use davit_tests::criu::{CriuWorld, count, counting, counts_on};
+use davit_tests::criu::{CriuWorld, QUIET, count, counting, counts_on};
 
 use crate::cgroup_of;
 use crate::unit::{Unit, load_state};
@@ -45,10 +45,9 @@ fn a_scope_is_made_again() {
     let images = world.world.path("img");
     let images = images.to_str().unwrap();
     let dir = unit.bundle.to_str().unwrap();
-    let quiet = ["sh", "-c", "exec \"$@\" >/dev/null 2>&1", "sh"];
     let detached = |words: &[&str]| {
         let all = [&["--systemd-cgroup"], words, &["--detach", "--bundle", dir, &unit.container.id]].concat();
-        world.world.call(&all).wrapper(&quiet).run().ok()
+        world.world.call(&all).wrapper(&QUIET).run().ok()
     };
     let text = || std::fs::read_to_string(unit.bundle.join("rootfs/tmp/count")).unwrap_or_default();
     let counts = || {

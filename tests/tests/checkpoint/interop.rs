@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use davit_tests::criu::{CriuWorld, count, counting, counts_on};
+use davit_tests::criu::{CriuWorld, QUIET, count, counting, counts_on};
 use davit_tests::{View, newest_runc, skip};
 use serde_json::json;
 
@@ -32,8 +32,7 @@ fn with_runc() {
         let mut c = world.world.container(&bundle);
         c.view = view;
         let dir = bundle.dir().to_str().unwrap();
-        let quiet = ["sh", "-c", "exec \"$@\" >/dev/null 2>&1", "sh"];
-        world.call(&c, "run", &["--detach", "--bundle", dir]).wrapper(&quiet).with(runs).run().ok();
+        world.call(&c, "run", &["--detach", "--bundle", dir]).wrapper(&QUIET).with(runs).run().ok();
         counts_on(&bundle, 0);
         let images = format!("img-{at}");
         world.checkpoint(&c, &images, &[]).with(writes).run().ok();
