@@ -18,9 +18,9 @@ pub mod fuzz;
 #[forbid(unsafe_code)]
 pub mod init;
 #[forbid(unsafe_code)]
-pub mod logging;
+mod json;
 #[forbid(unsafe_code)]
-mod maps;
+pub mod logging;
 #[forbid(unsafe_code)]
 pub mod net;
 #[forbid(unsafe_code)]
@@ -39,6 +39,7 @@ pub mod seccomp;
 pub mod security;
 #[forbid(unsafe_code)]
 pub mod selfexe;
+mod sorted;
 #[forbid(unsafe_code)]
 pub mod spec;
 pub mod sys;

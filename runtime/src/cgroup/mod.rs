@@ -40,7 +40,7 @@ pub use oom::OomWatch;
 pub use stats::Stats;
 pub use systemd::{Manager, UnitName, UnitRequest};
 
-use crate::maps::map_of;
+use crate::sorted::map_of;
 use member::Member;
 use path::Place;
 use systemd::Unit;

@@ -10,7 +10,7 @@ use super::layout::Mode;
 use super::member::Member;
 use super::stats::{self, Files};
 use super::{Cgroup, v1, v2};
-use crate::maps::map_of;
+use crate::sorted::map_of;
 
 /// The `data` of a stats event.
 pub(super) fn report(cgroup: &Cgroup, resctrl: Option<Value>) -> Result<Value, Error> {

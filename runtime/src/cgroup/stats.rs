@@ -8,6 +8,7 @@ use std::sync::OnceLock;
 
 use super::dir::{Dir, parse_u64};
 use super::error::Error;
+use crate::sorted::list_of;
 
 /// Statistics of a cgroup.
 #[derive(Clone, Debug, PartialEq)]
@@ -363,8 +364,7 @@ pub(super) fn hugepage_sizes(dir: &Dir, suffix: &str) -> Result<&'static [String
         let size = name.strip_prefix("hugetlb.")?.strip_suffix(suffix)?;
         (!size.contains('.')).then(|| size.to_owned())
     };
-    let mut sizes: Vec<String> = names.iter().filter_map(size).collect();
-    sizes.sort_unstable();
+    let sizes = list_of(names.iter().filter_map(size));
     Ok(SIZES.get_or_init(|| sizes))
 }
 

@@ -10,6 +10,7 @@ use nix::errno::Errno;
 use super::dir::Dir;
 use super::error::Error;
 use super::layout::read_proc;
+use crate::sorted::list_of;
 
 /// Calls `visit` for `top` and every cgroup below it, parents first. A cgroup that vanishes meanwhile is skipped.
 pub(super) fn walk(top: &Dir, visit: &mut dyn FnMut(&Dir) -> Result<(), Error>) -> Result<(), Error> {
@@ -80,7 +81,7 @@ pub(super) fn pids(top: &Dir) -> Result<Vec<i32>, Error> {
         Ok(())
     })?;
     if threaded {
-        pids.sort_unstable();
+        pids = list_of(pids);
         pids.dedup();
     }
     Ok(pids)

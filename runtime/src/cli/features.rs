@@ -6,6 +6,7 @@ use serde_json::{Value, json};
 use super::args::Arity;
 use super::global::Global;
 use super::{COMMIT, Command, SPEC_VERSION, VERSION, json as go_json, print};
+use crate::security::capabilities;
 
 pub(super) const COMMAND: Command = Command {
     name: "features",
@@ -99,9 +100,7 @@ pub fn document() -> Value {
 
 /// All that the runtime-spec names, in the kernel's order.
 fn capabilities() -> Vec<String> {
-    let mut all: Vec<_> = caps::all().into_iter().collect();
-    all.sort_unstable_by_key(caps::Capability::index);
-    all.into_iter().map(|capability| capability.to_string()).collect()
+    capabilities::named().iter().map(ToString::to_string).collect()
 }
 
 #[cfg(test)]

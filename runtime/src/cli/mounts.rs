@@ -11,6 +11,7 @@ use super::args::{Arity, positionals};
 use super::global::Global;
 use super::{Command, errno_text};
 use crate::container;
+use crate::json::convert;
 
 pub(super) const COMMAND: Command = Command {
     name: "mounts",
@@ -52,8 +53,8 @@ fn read(file: &Path) -> anyhow::Result<Vec<Mount>> {
         Value::Object(mut object) => object.remove("mounts").unwrap_or(Value::Null),
         other => other,
     };
-    let mounts: Vec<Mount> = serde_json::from_value(list)
-        .map_err(|error| anyhow!("{name}: want a JSON array of mounts: {error}"))?;
+    let mounts: Vec<Mount> =
+        convert(&list).map_err(|error| anyhow!("{name}: want a JSON array of mounts: {error}"))?;
     if mounts.is_empty() {
         return Err(anyhow!("{name}: no mounts"));
     }

@@ -8,6 +8,7 @@ use super::global::Global;
 use super::proc_table::{Host, Process};
 use super::{Command, print};
 use crate::container;
+use crate::sorted::list_of;
 
 pub(super) const COMMAND: Command = Command {
     name: "ps",
@@ -169,10 +170,8 @@ fn columns(list: &str) -> anyhow::Result<Vec<Column>> {
 
 fn table(columns: &[Column], pids: &[i32]) -> String {
     let host = Host::read();
-    let mut pids = pids.to_vec();
-    pids.sort_unstable();
     let mut text = line(columns, columns.iter().map(|column| column.header.clone()));
-    for process in pids.into_iter().filter_map(|pid| Process::read(pid, &host)) {
+    for process in list_of(pids.iter().copied()).into_iter().filter_map(|pid| Process::read(pid, &host)) {
         text += &line(columns, columns.iter().map(|column| (column.kind.cell)(&process, &host)));
     }
     text

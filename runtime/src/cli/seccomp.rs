@@ -13,10 +13,11 @@ use serde_json::{Value, json};
 use super::args::{Arity, positionals, switch, value};
 use super::global::Global;
 use super::{Command, errno_text, json as go_json, print};
-use crate::maps::map_of;
+use crate::json::convert;
 use crate::seccomp::arch::{Abi, Machine};
 use crate::seccomp::interpreter::{Call, trace};
 use crate::seccomp::{Filter, compile_for, describe, names};
+use crate::sorted::map_of;
 
 pub(super) const COMMAND: Command = Command {
     name: "seccomp",
@@ -88,7 +89,7 @@ fn read(file: &Path) -> anyhow::Result<LinuxSeccomp> {
             return Err(anyhow!("{name}: it has no linux.seccomp"));
         }
     }
-    serde_json::from_value(value).map_err(|error| anyhow!("{name}: want the linux.seccomp object: {error}"))
+    convert(&value).map_err(|error| anyhow!("{name}: want the linux.seccomp object: {error}"))
 }
 
 fn compile(matches: &ArgMatches, abi: Abi, profile: &LinuxSeccomp) -> anyhow::Result<i32> {

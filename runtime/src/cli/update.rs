@@ -11,6 +11,7 @@ use super::args::{Arity, container_id, value};
 use super::global::Global;
 use super::{Command, errno_text};
 use crate::container;
+use crate::json::convert;
 
 pub(super) const COMMAND: Command = Command {
     name: "update",
@@ -147,8 +148,7 @@ fn from_flags(matches: &ArgMatches) -> anyhow::Result<LinuxResources> {
             group.insert(member.to_owned(), value);
         }
     }
-    // Through text: from_value would compile the types a second time.
-    serde_json::from_slice(&serde_json::to_vec(&resources)?).map_err(|e| anyhow!("invalid value: {e}"))
+    convert(&resources).map_err(|e| anyhow!("invalid value: {e}"))
 }
 
 fn parse(text: &str, kind: Kind) -> Option<Value> {

@@ -12,7 +12,7 @@ use super::Result;
 use super::process_stat::ProcessStat;
 use super::state::{Maker, State};
 use crate::cgroup::Cgroup;
-use crate::maps::map_of;
+use crate::sorted::map_of;
 
 /// How such a file begins. runc has no such key, and drops it when it writes the file anew.
 const HEAD: &[u8] = b"{\"davit_brief\":";

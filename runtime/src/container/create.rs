@@ -19,10 +19,10 @@ use super::{
 };
 use crate::cgroup::{Cgroup, Layout, Mode as CgroupMode, OnDenied, UnitRequest};
 use crate::init::{Gate, HookOutput, HookState, Kind, run_host_hooks};
-use crate::maps::map_of;
 use crate::plan::{CgroupView, Facts, IdMaps, Plan, Request, Step, SwitchRoot};
 use crate::resctrl::Group;
 use crate::selfexe::ANNOTATION;
+use crate::sorted::map_of;
 use crate::spec::list;
 
 /// Whether the program is held back until `start`.

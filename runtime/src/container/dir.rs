@@ -10,6 +10,7 @@ use serde_json::Value;
 use super::brief::Brief;
 use super::state::State;
 use super::{Error, Result, Runtime};
+use crate::json::convert;
 
 /// Name of the state file in a container's directory.
 const STATE_FILE: &str = "state.json";
@@ -117,7 +118,8 @@ impl Dir {
         let invalid = |e: serde_json::Error| Error::io("write", &path, e.into());
         let text = std::fs::read(&path).map_err(|e| Error::state("read", &path, e))?;
         let mut whole: Value = serde_json::from_slice(&text).map_err(invalid)?;
-        merge(&mut whole, serde_json::to_value(state).map_err(invalid)?);
+        let changed = convert(state).map_err(|e| Error::io("write", &path, std::io::Error::other(e)))?;
+        merge(&mut whole, changed);
         write_atomically(&path, &serde_json::to_vec(&whole).map_err(invalid)?, 0o600)
     }
 

@@ -9,6 +9,7 @@ use super::dir::Dir;
 use super::{CreateOptions, Result, Runtime};
 use crate::cgroup::{Cgroup, Mode};
 use crate::plan::{Description, Plan, Step, exec_plan};
+use crate::sorted::list_of;
 use crate::spec::list;
 
 /// The steps for a bundle. Only `id`, `bundle`, `config`, `root_switch` and `new_keyring` of the options count.
@@ -63,8 +64,7 @@ fn before(spec: &Spec, cgroup: &Cgroup) -> Vec<Description> {
     if paths.is_empty() {
         return vec![Description::by_runtime("stay in the caller's cgroup", "", &[])];
     }
-    let mut dirs: Vec<_> = paths.values().map(|path| path.display().to_string()).collect();
-    dirs.sort_unstable();
+    let mut dirs = list_of(paths.values().map(|path| path.display().to_string()));
     dirs.dedup();
     let mut all = vec![Description::by_runtime("make cgroup", dirs.join(" "), &["mkdirat", "write"])];
     if cgroup.mode() != Mode::V2 {
@@ -115,9 +115,7 @@ fn limits(spec: &Spec) -> String {
         return String::new();
     };
     let set = map.iter().filter(|(key, value)| *key != "devices" && !value.is_null());
-    let mut all: Vec<_> = set.map(|(key, value)| format!("{key} {value}")).collect();
-    all.sort_unstable();
-    all.join(", ")
+    list_of(set.map(|(key, value)| format!("{key} {value}"))).join(", ")
 }
 
 fn compile_seccomp(spec: &Spec) -> Option<Description> {

@@ -17,6 +17,7 @@ use super::{ContainerState, Error, KillTarget, Result, Runtime, Status};
 use crate::cgroup::Cgroup;
 use crate::init::{Failure, HookState, run_host_hooks};
 use crate::resctrl;
+use crate::sorted::list_of;
 use crate::sys::process::{pidfd_open, pidfd_send_signal};
 
 /// A container as it is on disk and in the kernel.
@@ -181,8 +182,7 @@ pub(super) fn ids(runtime: &Runtime) -> Result<Vec<String>> {
         let is_dir = entry.file_type().is_ok_and(|kind| kind.is_dir());
         ids.extend(entry.file_name().into_string().ok().filter(|id| is_dir && validate_id(id).is_ok()));
     }
-    ids.sort_unstable();
-    Ok(ids)
+    Ok(list_of(ids))
 }
 
 pub(super) fn list(runtime: &Runtime) -> Result<Vec<ContainerState>> {

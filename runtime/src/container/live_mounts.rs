@@ -131,7 +131,8 @@ fn act(root: &RootDir, work: Work<'_>, proc: &ProcFs) -> std::result::Result<(),
         }
         Work::Add(mounts, mut prepared) => {
             for (number, mount) in mounts.iter().enumerate() {
-                let Err(failure) = rootfs::add(root, mount, prepared.remove(&number), proc) else { continue };
+                let prepared = prepared.get_mut(number).and_then(Option::take);
+                let Err(failure) = rootfs::add(root, mount, prepared, proc) else { continue };
                 // A copied link is no mount: it stays, as it would at create.
                 let made = mounts.iter().take(number).filter(|mount| !mount.options.links.copy);
                 for made in made.rev() {

@@ -57,7 +57,7 @@ pub(super) fn prepare_mounts<'a>(
 ) -> Result<PreparedMounts, Failure> {
     let mut namespaces = Namespaces::default();
     let mut prepared = PreparedMounts::new();
-    for (number, mount) in mounts.enumerate() {
+    for mount in mounts {
         let one = match (&mount.idmap, &mount.source) {
             (_, MountSource::Bind { path, .. }) if mount.options.links.copy && is_link(path) => {
                 let target = nix::fcntl::readlink(path).during("read link", || path.display().to_string())?;
@@ -74,7 +74,7 @@ pub(super) fn prepare_mounts<'a>(
             (None, MountSource::Bind { path, reach }) => open_bind(mount, path, *reach, from)?,
             _ => None,
         };
-        prepared.extend(one.map(|one| (number, one)));
+        prepared.push(one);
     }
     Ok(prepared)
 }

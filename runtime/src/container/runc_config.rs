@@ -17,8 +17,8 @@ use serde_json::{Value, json};
 use super::RootSwitch;
 use super::idmap::IdRange;
 use super::runc_seccomp::RuncSeccomp;
-use crate::maps::map_of;
 use crate::plan::{self, Options, propagation};
+use crate::sorted::{list_of, map_of};
 use crate::spec::{Error, cpu_affinity, list, namespace, scheduler_flag};
 use crate::sys::mount::Reach;
 
@@ -308,9 +308,7 @@ impl CapabilitySets {
     fn new(sets: &LinuxCapabilities) -> Self {
         let names = |set: &Option<Capabilities>| {
             let set = set.as_ref()?;
-            let mut names: Vec<String> = set.iter().map(|capability| format!("CAP_{capability}")).collect();
-            names.sort_unstable();
-            Some(names)
+            Some(list_of(set.iter().map(|capability| format!("CAP_{capability}"))))
         };
         CapabilitySets {
             bounding: names(sets.bounding()),

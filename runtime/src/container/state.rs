@@ -15,7 +15,8 @@ use super::process_stat::ProcessStat;
 use super::runc_config::RuncConfig;
 use super::{CgroupManager, Error, Result, Runtime};
 use crate::cgroup::{Cgroup, Manager, UnitName};
-use crate::maps::map_of;
+use crate::json::convert;
+use crate::sorted::{list_of, map_of};
 use crate::spec::list;
 
 /// The runtime that a state is of.
@@ -259,8 +260,7 @@ impl State {
                 Some(Namespace { kind: (*name).to_owned(), path })
             });
         let mut labels = vec![format!("bundle={}", bundle.display())];
-        let mut annotations: Vec<_> = spec.annotations().iter().flatten().collect();
-        annotations.sort_unstable();
+        let annotations = list_of(spec.annotations().iter().flatten());
         labels.extend(annotations.into_iter().map(|(key, value)| format!("{key}={value}")));
         let cgroups_path = linux.and_then(|linux| linux.cgroups_path().as_ref());
         State {
@@ -445,7 +445,7 @@ impl HookConfig {
         if let Some(nanos) = self.timeout {
             hook.insert("timeout".into(), (nanos / 1_000_000_000).max(1).into());
         }
-        serde_json::from_slice(&serde_json::to_vec(&hook).ok()?).ok()
+        convert(&hook).ok()
     }
 }
 

@@ -13,7 +13,6 @@ mod join;
 mod listener;
 pub(crate) mod program;
 
-use std::collections::BTreeMap;
 use std::ffi::CString;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
@@ -51,7 +50,7 @@ pub enum Gate {
 }
 
 /// What the runtime opened for mounts of a plan, by their number in it.
-pub type PreparedMounts = BTreeMap<usize, rootfs::Prepared>;
+pub type PreparedMounts = Vec<Option<rootfs::Prepared>>;
 
 /// What init needs besides the plan.
 #[derive(Debug)]
@@ -319,7 +318,7 @@ impl Init<'_> {
     }
 
     fn mount(&mut self, mount: &Mount) -> Result<(), Failure> {
-        let prepared = self.context.prepared.remove(&self.mounted);
+        let prepared = self.context.prepared.get_mut(self.mounted).and_then(Option::take);
         self.mounted += 1;
         let rootfs = self
             .rootfs

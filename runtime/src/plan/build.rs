@@ -3,7 +3,7 @@
 use std::ffi::CStr;
 use std::path::{Path, PathBuf};
 
-use oci_spec::runtime::{LinuxNamespaceType, Process, Spec};
+use oci_spec::runtime::{LinuxNamespaceType, LinuxTimeOffset, Process, Spec};
 
 use super::devices::device_steps;
 use super::mounts::{normal, plan_mount};
@@ -13,6 +13,7 @@ use super::process::{
 };
 use super::{Entry, Facts, IdMaps, Join, MountSource, Namespaces, Plan, Step, SwitchRoot};
 use crate::security::keyring::Joiner;
+use crate::sorted::list_of;
 use crate::spec::{Error, list, namespace, sysctl_path};
 use crate::sys::mount::Reach;
 use crate::sys::process::CLONE_NEWTIME;
@@ -181,11 +182,10 @@ fn needs_network(step: &Step) -> bool {
 /// A line for each clock: name, seconds, nanoseconds.
 fn time_offsets(spec: &Spec) -> String {
     let offsets = spec.linux().iter().flat_map(|linux| linux.time_offsets().iter().flatten());
-    let mut lines: Vec<String> = offsets
-        .map(|(clock, by)| format!("{clock} {} {}\n", by.secs().unwrap_or(0), by.nanosecs().unwrap_or(0)))
-        .collect();
-    lines.sort_unstable();
-    lines.concat()
+    let line = |(clock, by): (&String, &LinuxTimeOffset)| {
+        format!("{clock} {} {}\n", by.secs().unwrap_or(0), by.nanosecs().unwrap_or(0))
+    };
+    list_of(offsets.map(line)).concat()
 }
 
 fn id_maps(spec: &Spec) -> Option<IdMaps> {
@@ -302,9 +302,7 @@ fn isolation_steps(spec: &Spec, steps: &mut Vec<Step>) {
     steps.extend(set(spec.hostname()).map(Step::Hostname));
     steps.extend(set(spec.domainname()).map(Step::Domainname));
     let Some(linux) = spec.linux() else { return };
-    let mut sysctls: Vec<_> = linux.sysctl().iter().flatten().collect();
-    sysctls.sort_unstable();
-    for (key, value) in sysctls {
+    for (key, value) in list_of(linux.sysctl().iter().flatten()) {
         steps.push(Step::Sysctl(PathBuf::from(sysctl_path(key)), value.clone()));
     }
     steps.extend(list(linux.readonly_paths()).iter().map(|path| Step::ReadonlyPath(path.into())));

@@ -10,6 +10,7 @@ use serde::Serialize;
 use super::{
     Device, Entry, Identity, KeptGroups, Mount, MountSource, Options, Outside, Plan, Step, SwitchRoot,
 };
+use crate::security::capabilities;
 use crate::sys::mount::Reach;
 
 /// Who takes a step.
@@ -364,9 +365,8 @@ fn describe_identity(identity: &Identity) -> Description {
 }
 
 fn capability_names(mask: u64) -> String {
-    let mut all: Vec<_> = caps::all().into_iter().filter(|cap| mask & cap.bitmask() != 0).collect();
-    all.sort_unstable_by_key(caps::Capability::index);
-    let names: Vec<_> = all.iter().map(ToString::to_string).collect();
+    let all = capabilities::named().into_iter().filter(|cap| mask & cap.bitmask() != 0);
+    let names: Vec<_> = all.map(|cap| cap.to_string()).collect();
     if names.is_empty() { "none".into() } else { names.join(",") }
 }
 

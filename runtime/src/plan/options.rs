@@ -2,6 +2,7 @@
 
 use std::ffi::CString;
 
+use crate::sorted::list_of;
 use crate::sys::mount::Reach;
 
 /// MOUNT_ATTR_* of `linux/mount.h`.
@@ -489,8 +490,7 @@ pub fn known() -> Vec<String> {
     all.extend(recursive.filter(|name| recursive_attribute(name).is_some()));
     all.extend(PROPAGATION.iter().flat_map(|(name, _)| [(*name).to_owned(), format!("r{name}")]));
     all.extend(RECURSIVE_SUPERBLOCK.iter().chain(SPECIAL).map(|name| (*name).to_owned()));
-    all.sort_unstable();
-    all
+    list_of(all)
 }
 
 #[cfg(test)]

@@ -3,6 +3,7 @@
 use oci_spec::runtime::{Process, Spec};
 
 use super::process::rlimits;
+use crate::sorted::list_of;
 use crate::spec::bits::Bits;
 use crate::spec::{Error, cpu_affinity};
 use crate::sys::process::{RLimit, Resource};
@@ -47,14 +48,10 @@ fn of_any(process: &Process, user_namespace: bool) -> Outside {
 /// Ordered, so that an error does not depend on chance.
 fn net_devices(spec: &Spec) -> Vec<(String, String)> {
     let devices = spec.linux().iter().flat_map(|linux| linux.net_devices().iter().flatten());
-    let mut names: Vec<_> = devices
-        .map(|(name, device)| {
-            let inside = device.name().as_ref().filter(|inside| !inside.is_empty()).unwrap_or(name);
-            (name.clone(), inside.clone())
-        })
-        .collect();
-    names.sort_unstable();
-    names
+    list_of(devices.map(|(name, device)| {
+        let inside = device.name().as_ref().filter(|inside| !inside.is_empty()).unwrap_or(name);
+        (name.clone(), inside.clone())
+    }))
 }
 
 /// For `exec`: what its process does not say is as the container's.

@@ -63,7 +63,6 @@ fn controllers(layout: &Layout) -> Finding {
             there.extend(["devices".to_owned(), "freezer".to_owned()]);
         }
     }
-    there.sort_unstable();
     let missing: Vec<_> =
         CONTROLLERS.iter().filter(|name| !there.iter().any(|t| t == *name)).copied().collect();
     match missing.is_empty() {

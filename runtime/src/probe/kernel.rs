@@ -132,9 +132,8 @@ fn into_cgroup() -> Finding {
 
 fn namespaces() -> Vec<Finding> {
     let file = |name: &str| Path::new("/proc/self/ns").join(name).exists();
-    let mut missing: Vec<_> =
+    let missing: Vec<_> =
         ["mnt", "pid", "net", "ipc", "uts", "cgroup"].into_iter().filter(|name| !file(name)).collect();
-    missing.sort_unstable();
     let basic = match missing.is_empty() {
         true => {
             Finding::there("namespaces", true, "mount, pid, network, ipc, uts and cgroup namespaces work", "")

@@ -84,8 +84,7 @@ const CONSEQUENCES: [(&str, &str); 4] = [
 ];
 
 fn bounding_set() -> Finding {
-    let mut all: Vec<_> = caps::all().into_iter().collect();
-    all.sort_unstable_by_key(caps::Capability::index);
+    let all = capabilities::named();
     let last = capabilities::last_cap();
     let known = all.iter().filter(|cap| u32::from(cap.index()) <= last);
     let missing: Vec<_> = known

@@ -3,7 +3,7 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use crate::maps::map_of;
+use crate::sorted::{list_of, map_of};
 use serde_json::{Map, Value};
 
 /// `intel_rdt` of a stats event: the host's limits, the shares of the root and of the group, and what the kernel counts
@@ -70,10 +70,7 @@ fn schema(group: &Path, resource: &str) -> Option<String> {
 fn caches(group: &Path) -> Vec<PathBuf> {
     let entries = fs::read_dir(group.join("mon_data")).into_iter().flatten().flatten();
     let of_l3 = |name: &std::ffi::OsStr| name.to_string_lossy().starts_with("mon_L3_");
-    let mut all: Vec<PathBuf> =
-        entries.filter(|entry| of_l3(&entry.file_name())).map(|entry| entry.path()).collect();
-    all.sort_unstable();
-    all
+    list_of(entries.filter(|entry| of_l3(&entry.file_name())).map(|entry| entry.path()))
 }
 
 #[cfg(test)]

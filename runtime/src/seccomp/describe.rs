@@ -8,6 +8,7 @@ use oci_spec::runtime::{LinuxSeccomp, LinuxSeccompArg, LinuxSeccompOperator};
 use super::arch::{Abi, Machine, X32_BIT};
 use super::interpreter::{Call, run};
 use super::{Filter, names};
+use crate::sorted::list_of;
 use crate::sys::seccomp::Instruction;
 
 /// The value that a filter returned, in words: `allow`, `errno 38 (function not implemented)`.
@@ -120,7 +121,7 @@ fn summary(abi: Abi, profile: &LinuxSeccomp, filter: &Filter) -> Summary {
             all.fixed.entry(action(verdict.word)).or_default().push(name);
         }
     }
-    all.fixed.values_mut().for_each(|names| names.sort_unstable());
+    all.fixed.values_mut().for_each(|names| *names = list_of(std::mem::take(names)));
     all
 }
 

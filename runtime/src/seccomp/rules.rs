@@ -184,13 +184,13 @@ impl<'a> Rule<'a> {
             let syscall = call.names().first().cloned().unwrap_or_default();
             return Err(Error::ArgIndex { syscall, index: arg.index() });
         }
-        let mut sorted: Vec<&LinuxSeccompArg> = args.iter().collect();
-        sorted.sort_by_key(|arg| arg.index());
-        let repeats = sorted.iter().zip(sorted.iter().skip(1)).any(|(a, b)| a.index() == b.index());
-        let alternatives = match (args.is_empty(), repeats) {
+        // One of each index, in their order; where one is missing then, an index repeats.
+        let sorted: Vec<&LinuxSeccompArg> =
+            (0..6).filter_map(|index| args.iter().find(|arg| arg.index() == index)).collect();
+        let alternatives = match (args.is_empty(), sorted.len() == args.len()) {
             (true, _) => Vec::new(),
-            (false, false) => vec![sorted],
-            (false, true) => args.iter().map(|arg| vec![arg]).collect(),
+            (false, true) => vec![sorted],
+            (false, false) => args.iter().map(|arg| vec![arg]).collect(),
         };
         Ok(Rule { call, word, alternatives, redundant: word == default })
     }

@@ -57,6 +57,13 @@ pub fn last_cap() -> u32 {
     known
 }
 
+/// All that have a name, in the kernel's order.
+#[must_use]
+pub fn named() -> Vec<Cap> {
+    let all = caps::all();
+    (0..=MAX_CAP as u8).filter_map(|index| all.iter().find(|cap| cap.index() == index).copied()).collect()
+}
+
 /// CAP_CHECKPOINT_RESTORE (kernel 5.9), the last one today: older kernels may say EINVAL below.
 const KNOWN_CAP: u32 = 40;
 

@@ -54,7 +54,7 @@ impl Rules {
     /// # Errors
     /// What is wrong with it.
     pub fn parse(text: &str) -> Result<Rules, String> {
-        let rules: Rules = serde_json::from_str(text).map_err(|error| error.to_string())?;
+        let rules: Rules = serde_json::from_slice(text.as_bytes()).map_err(|error| error.to_string())?;
         match rules.read_only.iter().chain(&rules.read_write).find(|path| !path.is_absolute()) {
             Some(path) => Err(format!("{} is not absolute", path.display())),
             None => Ok(rules),

@@ -7,6 +7,8 @@
 use oci_spec::runtime::Capability;
 use serde_json::Value;
 
+use crate::json::convert;
+
 /// The names that oci-spec 0.10 derives for two scheduler flags, by the names that the spec gives them.
 const SCHEDULER_FLAGS: [(&str, &str); 2] = [
     ("SCHED_FLAG_RESET_ON_FORK", "SCHED_RESET_ON_FORK"),
@@ -26,15 +28,14 @@ pub(super) fn parse<T: serde::de::DeserializeOwned>(text: &[u8]) -> Option<T> {
     if let Some(process) = value.get_mut("process") {
         repair_process(process);
     }
-    // Back through text: from_value would compile every spec type a second time (300 KB).
-    serde_json::from_slice(&serde_json::to_vec(&value).ok()?).ok()
+    convert(&value).ok()
 }
 
 fn repair_process(process: &mut Value) {
     if let Some(sets) = process.get_mut("capabilities").and_then(Value::as_object_mut) {
         for set in sets.values_mut().filter_map(Value::as_array_mut) {
             set.retain(|name| {
-                let known = serde_json::from_str::<Capability>(&name.to_string()).is_ok();
+                let known = convert::<Capability>(name).is_ok();
                 if !known {
                     log::warn!(
                         "ignoring unknown or unavailable capabilities: [{}]",

@@ -24,6 +24,7 @@ use oci_spec::runtime::{LinuxDeviceCgroup, LinuxResources};
 use super::dir::Deadline;
 use super::error::Error;
 use super::layout::{self, Hierarchy, Mode, ProcLine, parse_proc_cgroup};
+use crate::sorted::list_of;
 use bus::{Connection, Failure, Goal, Job};
 pub use name::UnitName;
 use properties::Tree;
@@ -92,10 +93,9 @@ impl Unit {
         }
         let names = UnitName::parse(request.id, request.cgroups_path)?;
         let mut properties = Vec::new();
-        for (key, value) in &request.annotations {
+        for (key, value) in list_of(&request.annotations) {
             properties.extend(annotation::property(key, value)?);
         }
-        properties.sort_by(|(a, _), (b, _)| a.cmp(b));
         let start = Some(Start { resources: request.resources.clone(), properties });
         let mut unit = Unit::of(names, (request.manager, Tree::of(mode)), PathBuf::new(), start);
         unit.path = unit.place()?;

@@ -10,7 +10,7 @@ use super::wire::Value;
 use crate::cgroup::error::Error;
 use crate::cgroup::layout::Mode;
 use crate::cgroup::{convert, devices};
-use crate::maps::map_of;
+use crate::sorted::map_of;
 
 /// systemd's infinity.
 const INFINITY: u64 = u64::MAX;

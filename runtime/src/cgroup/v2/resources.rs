@@ -10,7 +10,7 @@ use crate::cgroup::convert;
 use crate::cgroup::dir::Dir;
 use crate::cgroup::error::Error;
 use crate::cgroup::resources::{At, device_weights, no_counterpart};
-use crate::maps::map_of;
+use crate::sorted::map_of;
 
 /// limit, swap, reservation; checkBeforeUpdate.
 pub(in crate::cgroup) fn memory(at: At<'_>, memory: &LinuxMemory) -> Result<(), Error> {
