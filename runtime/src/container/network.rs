@@ -6,11 +6,11 @@ use std::os::fd::AsFd;
 use super::Result;
 use super::spawn::no_namespaces;
 use crate::init::{Channel, Context, Failure, Kind};
-use crate::net::apart::{Home, NotMade};
+use crate::net::home::{Home, NotMade};
 
 /// Whence the runtime may leave, and come back to; found before there is an init.
 pub(super) fn home() -> Result<Option<Home>> {
-    Ok(Home::find().during("open", || "/proc/thread-self/ns/net")?)
+    Ok(Home::with_return().during("open", || "/proc/thread-self/ns/net")?)
 }
 
 /// Makes the namespace and sends it to init.

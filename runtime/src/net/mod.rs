@@ -1,19 +1,18 @@
-//! Network devices of the host that become a container's (config-linux.md "Network Devices"); and in `apart` a new
-//! network namespace.
+//! Network devices of the host that become a container's (config-linux.md "Network Devices"); and in `home` the way
+//! into another network namespace and back.
 //!
 //! The client is our own: five kinds of message are needed. Of the kept libraries, rtnetlink brings an async
 //! runtime; netlink-packet-route 0.25 with netlink-sys adds 400 KB to a small static program for one request and one
 //! dump (measured with the release profile), a fifth of what all of davit may be.
 
-pub(crate) mod apart;
+pub(crate) mod home;
 pub(crate) mod netlink;
 
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 
+use home::Home;
 use netlink::{Message, Reply, Socket};
-
-use crate::sys::process::setns;
 
 /// Size of `struct ifinfomsg`.
 const LINK: usize = 16;
@@ -68,11 +67,7 @@ struct Address {
 /// # Errors
 /// EPERM without CAP_SYS_ADMIN over the namespace.
 pub fn loopback_up(target: BorrowedFd<'_>) -> io::Result<()> {
-    let own = std::fs::File::open("/proc/self/ns/net")?;
-    setns(target, libc::CLONE_NEWNET)?;
-    let up = crate::sys::fs::loopback_up();
-    setns(own.as_fd(), libc::CLONE_NEWNET)?;
-    up
+    Home::open()?.leave_for(target, crate::sys::fs::loopback_up)?
 }
 
 /// A device that was moved, with what it takes to give it back.
@@ -88,7 +83,7 @@ pub struct Moved {
 #[derive(Debug)]
 pub struct Mover<'a> {
     target: BorrowedFd<'a>,
-    own: std::fs::File,
+    home: Home,
     host: Socket,
     inside: Socket,
 }
@@ -99,12 +94,10 @@ impl<'a> Mover<'a> {
     /// # Errors
     /// EPERM without CAP_SYS_ADMIN over the namespace.
     pub fn new(target: BorrowedFd<'a>) -> io::Result<Self> {
-        let own = std::fs::File::open("/proc/self/ns/net")?;
+        let home = Home::open()?;
         let host = Socket::open()?;
-        setns(target, libc::CLONE_NEWNET)?;
-        let inside = Socket::open();
-        setns(own.as_fd(), libc::CLONE_NEWNET)?;
-        Ok(Mover { target, own, host, inside: inside? })
+        let inside = home.leave_for(target, Socket::open)??;
+        Ok(Mover { target, home, host, inside })
     }
 
     /// Moves a device and renames it in one request, so that no name has to be free on the host; gives it its
@@ -142,7 +135,7 @@ impl<'a> Mover<'a> {
     /// Moves a device back to the host, as it was. Errors are logged: there is another one to report.
     pub fn give_back(&mut self, moved: &Moved) {
         let back = find(&mut self.inside, &moved.inside_name)
-            .and_then(|link| rename_into(&mut self.inside, link.index, &moved.host_name, self.own.as_fd()))
+            .and_then(|link| rename_into(&mut self.inside, link.index, &moved.host_name, self.home.as_fd()))
             .and_then(|()| find(&mut self.host, &moved.host_name))
             .map_err(step("move"))
             .and_then(|link| set_up(&mut self.host, link.index, &moved.addresses, moved.up));

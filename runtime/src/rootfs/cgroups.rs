@@ -24,9 +24,23 @@ pub(super) enum Show {
     OwnDirectory,
 }
 
+/// cgroup v2: the host's own mount where the plan names it and it can be had, else a new one.
+pub(super) fn v2(
+    site: Site<'_>,
+    mount: &Mount,
+    host_mount: Option<&Path>,
+    host_dir: Option<&Path>,
+    readonly: bool,
+) -> Result<(), Failure> {
+    match host_mount.map_or(Ok(false), |path| v2_of_host(site, mount, path))? {
+        true => Ok(()),
+        false => v2_anew(site, mount, host_dir, readonly),
+    }
+}
+
 /// cgroup v2 as the host has it mounted, which changes nothing there. False, and nothing is done, where its mount can't be
 /// cloned (EINVAL: it is unbindable, or has mounts on it that another user namespace has locked).
-pub(super) fn v2_of_host(site: Site<'_>, mount: &Mount, host_mount: &Path) -> Result<bool, Failure> {
+fn v2_of_host(site: Site<'_>, mount: &Mount, host_mount: &Path) -> Result<bool, Failure> {
     let name = || host_mount.display().to_string();
     let path = crate::sys::cstring(host_mount).during("bind", name)?;
     let tree = match clone_tree(AT_FDCWD, &path, Reach::One) {
@@ -45,13 +59,8 @@ pub(super) fn v2_of_host(site: Site<'_>, mount: &Mount, host_mount: &Path) -> Re
     Ok(true)
 }
 
-/// cgroup v2. In a cgroup namespace the mount shows the container's directory as its root.
-pub(super) fn v2(
-    site: Site<'_>,
-    mount: &Mount,
-    host_dir: Option<&Path>,
-    readonly: bool,
-) -> Result<(), Failure> {
+/// In a cgroup namespace the mount shows the container's directory as its root.
+fn v2_anew(site: Site<'_>, mount: &Mount, host_dir: Option<&Path>, readonly: bool) -> Result<(), Failure> {
     let target =
         site.root.ensure(&mount.destination, Create::Directory).during("make mount point", String::new)?;
     let new = New { kind: c"cgroup2", source: c"cgroup", label: None, mode: None };

@@ -82,14 +82,7 @@ pub fn mount(site: Site<'_>, mount: &Mount, prepared: Option<Prepared>) -> Resul
             cgroups::v1(site, mount, views, show, *readonly).map(|()| None)
         }
         MountSource::CgroupV2 { host_mount, host_dir, readonly } => {
-            let made = match host_mount {
-                Some(path) => cgroups::v2_of_host(site, mount, path),
-                None => Ok(false),
-            };
-            made.and_then(|made| match made {
-                true => Ok(None),
-                false => cgroups::v2(site, mount, host_dir.as_deref(), *readonly).map(|()| None),
-            })
+            cgroups::v2(site, mount, host_mount.as_deref(), host_dir.as_deref(), *readonly).map(|()| None)
         }
         MountSource::RemountBind | MountSource::RemountFilesystem => remount(site, mount).map(|()| None),
     };
