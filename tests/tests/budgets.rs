@@ -246,8 +246,8 @@ fn page_faults_of_run() {
     assert!(least <= MOST_FAULTS, "davit run took {least} page faults");
 }
 
-/// 285 where cgroups are v1, which has the most files to open.
-const MOST_FAULTS: u32 = 380;
+/// 252 where cgroups are v1, which has the most files to open.
+const MOST_FAULTS: u32 = 345;
 
 #[test]
 fn size_of_the_program() {
