@@ -34,6 +34,8 @@ on_exit() {
 
 run_undo() {
     local rc=$? command
+    # A second signal (timeout sends one to the script and one to its group) would leave the rest undone.
+    trap '' INT TERM
     trap - EXIT
     for command in "${_undo[@]+"${_undo[@]}"}"; do eval "$command" || true; done
     exit "$rc"
