@@ -6,6 +6,7 @@ use nix::unistd::{AccessFlags, access};
 
 use super::{Finding, Verdict, read};
 use crate::cgroup::{Hierarchy, Layout, Mode, Version};
+use crate::sorted::list_of;
 use crate::sys::bpf::{Insn, load_device_program};
 
 pub(super) fn findings() -> Vec<Finding> {
@@ -63,6 +64,7 @@ fn controllers(layout: &Layout) -> Finding {
             there.extend(["devices".to_owned(), "freezer".to_owned()]);
         }
     }
+    let there = list_of(there);
     let missing: Vec<_> =
         CONTROLLERS.iter().filter(|name| !there.iter().any(|t| t == *name)).copied().collect();
     match missing.is_empty() {

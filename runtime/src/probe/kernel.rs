@@ -133,7 +133,7 @@ fn into_cgroup() -> Finding {
 fn namespaces() -> Vec<Finding> {
     let file = |name: &str| Path::new("/proc/self/ns").join(name).exists();
     let missing: Vec<_> =
-        ["mnt", "pid", "net", "ipc", "uts", "cgroup"].into_iter().filter(|name| !file(name)).collect();
+        ["cgroup", "ipc", "mnt", "net", "pid", "uts"].into_iter().filter(|name| !file(name)).collect();
     let basic = match missing.is_empty() {
         true => {
             Finding::there("namespaces", true, "mount, pid, network, ipc, uts and cgroup namespaces work", "")

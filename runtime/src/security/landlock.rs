@@ -54,6 +54,7 @@ impl Rules {
     /// # Errors
     /// What is wrong with it.
     pub fn parse(text: &str) -> Result<Rules, String> {
+        // From bytes, as all JSON here: from_str would compile the parser a second time.
         let rules: Rules = serde_json::from_slice(text.as_bytes()).map_err(|error| error.to_string())?;
         match rules.read_only.iter().chain(&rules.read_write).find(|path| !path.is_absolute()) {
             Some(path) => Err(format!("{} is not absolute", path.display())),
